@@ -1,0 +1,52 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Nothing else to install but
+# Python 3.11 (and, for tests on the real broker and the real Flink, Java 17 and Maven).
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OPENBLAS_NUM_THREADS := 1
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench-e2e lock clean
+
+help:            ## Say what there is.
+	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
+
+demo: .venv/run  ## Replay bundled telemetry with labelled incidents; writes build/demo/report.html.
+	@$(BIN)/streamgauge demo
+
+test: .venv/dev  ## All tests, on a real broker and a real Flink too.
+	@$(BIN)/ruff check -q .
+	@$(BIN)/python -m pytest -q
+
+check: .venv/dev ## Format, lint, types.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench-e2e: .venv/run ## Throughput and CPU of the live job on Flink; the last line is JSON.
+	@$(BIN)/python tests/bench/e2e.py
+
+lock:            ## Pin all dependencies with hashes from the ranges in setup.py.
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra run \
+		setup.py -o infra/locks/run.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra run \
+		--extra train -c infra/locks/run.txt setup.py -o infra/locks/train.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra run \
+		--extra train --extra dev -c infra/locks/train.txt setup.py -o infra/locks/dev.txt
+
+clean:           ## Remove the environment and everything built.
+	rm -rf .venv build
+
+# One environment in .venv; each stamp says which lock file it was last made from.
+.venv/bin/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11: set PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "making the environment in .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+
+.venv/%: infra/locks/%.txt setup.py | .venv/bin/uv
+	@echo "installing what infra/locks/$*.txt pins"
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r $<
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --editable .
+	@touch $@

@@ -1,0 +1,54 @@
+"""Package definition of streamgauge.
+
+`install_requires` stays empty on purpose: Beam stages this package to workers
+that carry their own, pinned environment. Dependencies are extras; the exact
+versions with hashes are in `infra/locks/`.
+"""
+
+from setuptools import setup
+
+EXTRAS = {
+    # Everything that scores, replays, submits and reads alerts. No torch, no Java.
+    "run": [
+        "apache-beam==2.70.0",
+        "confluent-kafka>=2.16,<3",
+        "crc32c>=2.9,<3",
+        "jinja2>=3.1,<4",
+        "kafka-python>=3.0.12,<4",
+        "msgspec>=0.22,<0.23",
+        "numpy>=2.2,<2.3",
+        "pyarrow>=18,<19",
+        "pyyaml>=6,<7",
+        "rich>=15,<16",
+        "safetensors>=0.8,<0.9",
+        "scipy>=1.17,<2",
+        "typer>=0.29,<0.30",
+    ],
+    # Only where artifacts are made; the default wheel is the large CUDA build.
+    "train": ["torch>=2.9,<3"],
+    "dev": [
+        "hypothesis>=6.170,<7",
+        "mypy>=2.4,<3",
+        "pytest>=9,<10",
+        "pytest-timeout>=2.4,<3",
+        "ruff>=0.17,<0.18",
+        "types-PyYAML",
+    ],
+}
+
+setup(
+    name="streamgauge",
+    version="0.1.0",
+    description="Streaming anomaly detection per entity: Kafka in, explained alerts out",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=["models", "transforms", "pipeline", "infra"],
+    include_package_data=True,
+    package_data={
+        "infra": ["locks/*.txt", "*.xml", "*.yaml"],
+        "pipeline": ["demo/*", "demo/*/*", "*.html"],
+    },
+    install_requires=[],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["streamgauge=pipeline.cli:main"]},
+)
