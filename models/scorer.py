@@ -1,0 +1,329 @@
+"""Scores blocks against entity tables: waves over repeated entities, tiles of one shape.
+
+An entity's events must advance its state one after the other, so a block is stepped in
+waves: first events of all its entities, then second events, and so on. Every wave is
+fed to the kernel in tiles of `TILE` rows; short tiles are padded with rows that are
+never written back. So an entity's bits do not depend on who shares its block.
+
+    block     a b a c a b
+    wave 0    a b . c        ──► tiles of 64 rows
+    wave 1        a   b
+    wave 2            a
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import msgspec
+import numpy as np
+
+from models import alerting
+from models.alerting import WARMING, AlertPolicy, Judge
+from models.artifact import Artifact
+from models.block import Block
+from models.errors import ConfigError
+from models.forecaster import TILE, TileScores
+from models.table import EntityTable, Layout
+
+LATE_POLICIES = ("score", "set_aside")
+
+# Reasons for setting an event aside, constant because dead letters carry them.
+LATE = "late_event"
+TOO_MANY_ENTITIES = "too_many_entities"
+
+EVENT = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("event_time_us", "<i8"),
+        ("partition", "<i4"),
+        ("row", "<i4"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPolicy:
+    """What the scorer does where the model has no opinion."""
+
+    #: An event older than its entity's last one: "score" it in offset order, or "set_aside".
+    late: str = "score"
+    #: Most entities a shard keeps; 0 for no limit. Past it new entities are set aside.
+    entities_per_shard_max: int = 100_000
+    #: Entities without an event for this long, in event time of their shard, leave; 0 = never.
+    entity_ttl_s: int = 0
+    #: Events before an entity's verdicts count; None takes the artifact's washout length.
+    warmup_events: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.late not in LATE_POLICIES:
+            raise ConfigError(f"scoring: late must be one of {LATE_POLICIES}; got {self.late!r}")
+        for name in ("entities_per_shard_max", "entity_ttl_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"scoring: {name} must be >= 0; got {getattr(self, name)}")
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """An episode that opened or closed at one event, with what explains it."""
+
+    status: str
+    entity_id: str
+    partition: int
+    offset: int
+    row: int
+    event_time_us: int
+    score: float
+    once_in: float
+    threshold: float
+    severity: str
+    #: Where the episode opened; the event itself when it opens now.
+    opened_partition: int
+    opened_offset: int
+    opened_row: int
+    opened_time_us: int
+    #: Events since the episode opened, this one included.
+    events: int
+    #: Highest score of the episode so far.
+    peak: float
+    #: (name, value, expected, share of the event's score), largest share first.
+    features: list[tuple[str, float | None, float, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredBlock:
+    """A sub-block with what became of its events; arrays are (N,) over `block`'s events."""
+
+    #: The events that were scored, in offset order.
+    block: Block
+    #: float32, smoothed, high is anomalous.
+    score: np.ndarray
+    #: float32, the score's rarity: once in N events of this entity.
+    once_in: np.ndarray
+    #: uint8, see `alerting.VERDICTS`.
+    verdict: np.ndarray
+    #: float32, negative log-likelihood of each event alone.
+    loss: np.ndarray
+    #: Episodes that opened or closed, in offset order.
+    transitions: list[Transition]
+    #: Events that were not scored, by reason.
+    set_aside: dict[str, Block]
+    #: Number of events older than their entity's last one, scored or not.
+    late: int
+
+
+class Scorer:
+    """Steps entity tables through blocks with one artifact and one policy."""
+
+    #: Features named in an alert.
+    TOP_FEATURES = 5
+
+    def __init__(self, artifact: Artifact, policy: ScoringPolicy, alerts: AlertPolicy) -> None:
+        self._artifact = artifact
+        self._forecaster = artifact.forecaster
+        self._calibration = artifact.calibration
+        self._policy = policy
+        #: The policies in force, as bytes; equal bytes, equal policies.
+        self.policies = _policy_bytes(policy, alerts)
+        self._judge = Judge(alerts, artifact.calibration)
+        self._names = artifact.schema.names
+        self._warmup = (
+            artifact.washout_events if policy.warmup_events is None else policy.warmup_events
+        )
+        fields = (*artifact.forecaster.fields, *alerting.FIELDS)
+        self.layout = Layout.of(fields, artifact.schema.fingerprint(), artifact.digest)
+        self._tile = np.zeros(TILE, self.layout.dtype)
+        self._x = np.zeros((TILE, artifact.schema.size), np.float32)
+        self._event = np.zeros(TILE, EVENT)
+
+    @property
+    def threshold(self) -> float:
+        """Score from which an event counts towards an alert."""
+        return float(self._judge.threshold)
+
+    def under(self, policies: bytes) -> Scorer:
+        """This scorer under the policies that `policies` of another one held."""
+        if policies == self.policies:
+            return self
+        scoring, alerts = msgspec.json.decode(policies, type=tuple[ScoringPolicy, AlertPolicy])
+        return Scorer(self._artifact, scoring, alerts)
+
+    def step(self, table: EntityTable, block: Block) -> ScoredBlock:
+        """Score `block` and advance `table` in place."""
+        names, codes = block.entities()
+        places = self._places(table, names)
+        place = places[codes] if len(names) else np.empty(0, np.int64)
+        run = _Run(block, place)
+        run.set_aside(TOO_MANY_ENTITIES, np.flatnonzero(place < 0))
+        for events in _waves(place, np.flatnonzero(place >= 0)):
+            for start in range(0, len(events), TILE):
+                self._step_tile(table, run, events[start : start + TILE])
+        return self._finish(run)
+
+    def evict(self, table: EntityTable) -> None:
+        """Drop entities idle for twice the TTL; places change, so a snapshot must follow.
+
+        `_renew` restarts an entity after one TTL by its own clock, so when exactly its
+        row leaves the table makes no difference to its scores.
+        """
+        ttl_us = 2 * self._policy.entity_ttl_s * 1_000_000
+        if ttl_us and len(table):
+            last = table.rows["event_time_us"][: len(table)]
+            kept = np.flatnonzero(last >= last.max() - ttl_us)
+            if len(kept) < len(table):
+                table.retain(kept)
+
+    def _places(self, table: EntityTable, names: list[str]) -> np.ndarray:
+        """Rows of `names`, admitting new entities while the shard has room."""
+        places = table.find(names)
+        new = np.flatnonzero(places < 0)
+        limit = self._policy.entities_per_shard_max
+        if limit:
+            new = new[: max(0, limit - len(table))]
+        if len(new):
+            admitted = [names[i] for i in new.tolist()]
+            places[new] = table.add(admitted)
+            self._forecaster.fill_new(table.rows[places[new[0]] : len(table)], admitted)
+        return places
+
+    def _step_tile(self, table: EntityTable, run: _Run, events: np.ndarray) -> None:
+        """One kernel call for at most `TILE` events (b,) of different entities."""
+        block, rows, x, event = run.block, self._tile, self._x, self._event
+        at = run.place[events]
+        late = block.event_time_us[events] < table.rows["event_time_us"][at]
+        if late.any():
+            run.late += int(late.sum())
+            if self._policy.late == "set_aside":
+                run.set_aside(LATE, events[late])
+                events, at = events[~late], at[~late]
+                if not len(events):
+                    return
+        b = len(events)
+        rows[:b] = table.rows[at]
+        x[:b] = block.features[events]
+        event["partition"] = block.partition
+        event["offset"][:b] = block.offset[events]
+        event["row"][:b] = block.row[events]
+        event["event_time_us"][:b] = block.event_time_us[events]
+        if self._policy.entity_ttl_s:
+            self._renew(table, at, event["event_time_us"][:b])
+        warming = rows["seen"] < self._warmup
+        learn = rows["episode_events"] == 0  # learning is frozen while an episode is open
+        result = self._forecaster.step(x, rows, event["event_time_us"], learn)
+        verdict, opened, closed = self._judge.judge(rows, result.score, warming, event)
+        rows["event_time_us"] = np.maximum(rows["event_time_us"], event["event_time_us"])
+        for i in np.flatnonzero((opened | closed)[:b]).tolist():
+            status = "opened" if opened[i] else "closed"
+            run.transitions.append(self._transition(status, block, int(events[i]), i, result))
+        alerting.close(rows, closed)
+        table.rows[at] = rows[:b]  # never the padding
+        run.score[events] = result.score[:b]
+        run.loss[events] = result.loss[:b]
+        run.verdict[events] = verdict[:b]
+
+    def _renew(self, table: EntityTable, at: np.ndarray, time_us: np.ndarray) -> None:
+        """Restart the entities of the tile that were silent for longer than the TTL."""
+        rows = self._tile[: len(at)]
+        idle_us = time_us - rows["event_time_us"]
+        expired = (idle_us > self._policy.entity_ttl_s * 1_000_000) & (rows["event_time_us"] > 0)
+        if expired.any():
+            fresh = np.zeros(int(expired.sum()), self.layout.dtype)
+            names = [table.entity_ids[i] for i in at[expired].tolist()]
+            self._forecaster.fill_new(fresh, names)
+            rows[expired] = fresh
+
+    def _transition(
+        self, status: str, block: Block, event: int, slot: int, result: TileScores
+    ) -> Transition:
+        row = self._tile[slot]
+        score, once_in = (
+            result.score[slot],
+            self._calibration.once_in(result.score[slot : slot + 1]),
+        )
+        peak_once_in = self._calibration.once_in(np.array([row["episode_peak"]], np.float32))
+        contribution = result.contribution[slot]
+        top = np.argsort(-contribution, kind="stable")[: self.TOP_FEATURES]
+        total = float(contribution.sum()) or 1.0
+        value = block.features[event]
+        return Transition(
+            status=status,
+            entity_id=block.entity_id[event].as_py(),
+            partition=block.partition,
+            offset=int(block.offset[event]),
+            row=int(block.row[event]),
+            event_time_us=int(block.event_time_us[event]),
+            score=float(score),
+            once_in=float(once_in[0]),
+            threshold=float(self._judge.threshold),
+            severity=self._judge.severity(float(peak_once_in[0])),
+            opened_partition=int(row["episode_partition"]),
+            opened_offset=int(row["episode_offset"]),
+            opened_row=int(row["episode_row"]),
+            opened_time_us=int(row["episode_time_us"]),
+            events=int(row["episode_events"]),
+            peak=float(row["episode_peak"]),
+            features=[
+                (
+                    self._names[i],
+                    None if np.isnan(value[i]) else float(value[i]),
+                    float(result.expected[slot, i]),
+                    float(contribution[i]) / total,
+                )
+                for i in top.tolist()
+            ],
+        )
+
+    def _finish(self, run: _Run) -> ScoredBlock:
+        block = run.block
+        aside = {
+            reason: block.take(np.sort(np.concatenate(events)), block.previous_end)
+            for reason, events in run.aside.items()
+        }
+        score, verdict, loss = run.score, run.verdict, run.loss
+        if aside:
+            kept = np.setdiff1d(np.arange(len(block)), np.concatenate(sum(run.aside.values(), [])))
+            block = block.take(kept, block.previous_end)
+            score, verdict, loss = score[kept], verdict[kept], loss[kept]
+        run.transitions.sort(key=lambda t: (t.offset, t.row))
+        once_in = self._calibration.once_in(score)
+        return ScoredBlock(block, score, once_in, verdict, loss, run.transitions, aside, run.late)
+
+
+class _Run:
+    """What one block's step gathers on its way through the tiles."""
+
+    def __init__(self, block: Block, place: np.ndarray) -> None:
+        self.block = block
+        #: (N,) row of each event's entity in the table; -1 if it has none.
+        self.place = place
+        self.score = np.full(len(block), np.nan, np.float32)
+        self.loss = np.full(len(block), np.nan, np.float32)
+        self.verdict = np.full(len(block), WARMING, np.uint8)
+        self.transitions: list[Transition] = []
+        self.aside: dict[str, list[np.ndarray]] = {}
+        self.late = 0
+
+    def set_aside(self, reason: str, events: np.ndarray) -> None:
+        if len(events):
+            self.aside.setdefault(reason, []).append(events)
+
+
+def _policy_bytes(scoring: ScoringPolicy, alerts: AlertPolicy) -> bytes:
+    """Both policies as JSON, without what a configuration may have added to them."""
+    pair = [
+        {f.name: getattr(policy, f.name) for f in fields(base)}
+        for policy, base in ((scoring, ScoringPolicy), (alerts, AlertPolicy))
+    ]
+    return msgspec.json.encode(pair, order="sorted")
+
+
+def _waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
+    """Split `events` so that each wave holds every row at most once, in offset order."""
+    by_row = events[np.argsort(place[events], kind="stable")]
+    rows = place[by_row]
+    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else rows
+    lengths = np.diff(np.r_[starts, len(rows)])
+    rank = np.arange(len(rows)) - np.repeat(starts, lengths)
+    order = np.argsort(rank, kind="stable")
+    cuts = np.flatnonzero(np.diff(rank[order])) + 1
+    yield from (np.sort(wave) for wave in np.split(by_row[order], cuts) if len(wave))

@@ -1,0 +1,20 @@
+"""A stretch of one entity's telemetry as arrays: what training, evaluation and the demo read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Events of one entity in time order."""
+
+    entity_id: str
+    #: (T,) int64, microseconds since 1970-01-01 UTC, ascending.
+    event_time_us: np.ndarray
+    #: (T, F) float32 in raw units, NaN where missing.
+    values: np.ndarray
+    #: (T,) uint8, 1 = anomalous; None where nothing is known. Never read before scoring.
+    labels: np.ndarray | None = None

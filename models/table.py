@@ -1,0 +1,90 @@
+"""The entity table: everything one shard remembers, one record per entity."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Fields the table itself keeps for every entity, before the model's and the alerting's.
+OWN_FIELDS = (("event_time_us", "<i8", ()),)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What a row is made of, and whose state it is."""
+
+    #: numpy record of one entity.
+    dtype: np.dtype
+    #: Schema fingerprint, 16 hex digits.
+    contract: str
+    #: Artifact digest, 64 hex digits.
+    digest: str
+
+    @classmethod
+    def of(
+        cls, fields: Sequence[tuple[str, str, tuple[int, ...]]], contract: str, digest: str
+    ) -> Layout:
+        """A little-endian record of the table's own fields and `fields`, widest first.
+
+        Aligned, because numpy copies unaligned fields through a buffer at every access.
+        """
+        widest_first = sorted((*OWN_FIELDS, *fields), key=lambda f: -np.dtype(f[1]).itemsize)
+        return cls(np.dtype(widest_first, align=True), contract, digest)
+
+    def stamp(self) -> bytes:
+        """8 bytes that change with any field's name, type, shape or order."""
+        return hashlib.sha256(repr(self.dtype.descr).encode()).digest()[:8]
+
+
+class EntityTable:
+    """The entities of one shard: `rows[i]` belongs to `entity_ids[i]`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.rows = np.zeros(64, layout.dtype)
+        self.entity_ids: list[str] = []
+        self._index: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.entity_ids)
+
+    def find(self, names: Iterable[str]) -> np.ndarray:
+        """Rows (U,) int64 of `names`, -1 for those not in the table."""
+        look = self._index.get
+        return np.array([look(name, -1) for name in names], np.int64)
+
+    def add(self, names: Sequence[str]) -> np.ndarray:
+        """Give each of `names`, none of them in the table, a zeroed row; returns the rows (U,)."""
+        first = len(self.entity_ids)
+        self._grow(first + len(names))
+        self._index.update(zip(names, range(first, first + len(names)), strict=True))
+        self.entity_ids.extend(names)
+        return np.arange(first, first + len(names))
+
+    def fill(self, names: Sequence[str], rows: np.ndarray) -> None:
+        """Replace the whole content by `rows` (R,) of the entities `names`."""
+        self.entity_ids, self._index = [], {}
+        self.add(names)
+        self.rows[: len(names)] = rows
+
+    def retain(self, kept: np.ndarray) -> None:
+        """Keep only the rows at `kept` (ascending); places change."""
+        rows, names = self.rows[kept], [self.entity_ids[i] for i in kept.tolist()]
+        self.fill(names, rows)
+
+    def digest_of_rows(self) -> str:
+        """BLAKE2b over entities and rows in order of entity: equal tables, equal digests."""
+        order = sorted(range(len(self)), key=self.entity_ids.__getitem__)
+        hashed = hashlib.blake2b(digest_size=16)
+        for i in order:
+            hashed.update(self.entity_ids[i].encode() + b"\0" + self.rows[i].tobytes())
+        return hashed.hexdigest()
+
+    def _grow(self, size: int) -> None:
+        if size > len(self.rows):
+            rows = np.zeros(max(size, 2 * len(self.rows)), self.layout.dtype)
+            rows[: len(self.rows)] = self.rows
+            self.rows = rows

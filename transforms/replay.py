@@ -1,0 +1,164 @@
+"""Reads a bounded range of telemetry: the same blocks as live, without timers.
+
+A range comes from Kafka offsets, one element per partition, read from start to end in
+one go, so the chain ends can live in a local variable; or from an archive of blocks.
+"""
+
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import msgspec
+import numpy as np
+import pyarrow as pa
+from apache_beam.typehints import with_output_types
+
+from models.block import NOTHING_BEFORE, Block, encode_block
+from models.chain import cut, new_ends
+from models.decode import Decoder
+from models.position import Position
+from models.series import Series
+from transforms.kafka import PartitionReader
+from transforms.keys import shard_keys
+from transforms.read import DEAD_LETTERS, Source
+
+# A replay waits this long for the next message of a range the broker says it has.
+STALLED_S_MAX = 60.0
+READ_WAIT_S = 0.5
+SERIES_BLOCK_EVENTS = 4_096
+_PAIR = struct.Struct("<II")
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """Offsets `[start, end)` of one partition."""
+
+    partition: int
+    start: int
+    end: int
+
+
+class ReplayTopic(beam.PTransform):
+    """Blocks of given ranges of a Kafka topic, keyed by shard; dead letters under a tag."""
+
+    def __init__(self, source: Source, ranges: Sequence[Range]) -> None:
+        super().__init__()
+        self._source = source
+        self._ranges = [msgspec.msgpack.encode(r) for r in ranges]
+
+    def expand(self, root: Any) -> Any:
+        outputs = (
+            root
+            | "Ranges" >> beam.Create(self._ranges, reshuffle=False).with_output_types(bytes)
+            | "ReadRanges"
+            >> beam.ParDo(ReadRanges(self._source)).with_outputs(DEAD_LETTERS, main="blocks")
+        )
+        outputs[DEAD_LETTERS].element_type = bytes
+        return outputs
+
+
+@with_output_types(tuple[bytes, bytes])
+class ReadRanges(beam.DoFn):
+    """Reads each range to its end."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def setup(self) -> None:
+        self._decoder = Decoder(self._source.schema, self._source.limits)
+
+    def process(self, element: bytes) -> Iterator[Any]:
+        wanted, source = msgspec.msgpack.decode(element, type=Range), self._source
+        reader = PartitionReader(source.access, source.group, source.topic, wanted.partition)
+        position = Position(wanted.start, new_ends(source.shards))
+        deadline = time.monotonic() + STALLED_S_MAX
+        try:
+            while position.next_offset < wanted.end:
+                messages, end = reader.read(
+                    position.next_offset, source.block_bytes_max, READ_WAIT_S
+                )
+                if messages:
+                    deadline = time.monotonic() + STALLED_S_MAX
+                elif time.monotonic() > deadline:
+                    # Offsets up to the end may be holes; the log's end then says so.
+                    if reader.offset_at("latest") <= wanted.end:
+                        return
+                    raise TimeoutError(
+                        f"topic {source.topic}, partition {wanted.partition}: offset "
+                        f"{position.next_offset} of a range up to {wanted.end} did not come "
+                        f"within {STALLED_S_MAX:.0f} s"
+                    )
+                inside = [m for m in messages if m.offset < wanted.end]
+                if messages and not inside:
+                    return
+                read = (inside, min(end, wanted.end))
+                yield from source.decode_and_cut(self._decoder, wanted.partition, read, position)
+        finally:
+            reader.close()
+
+
+class ReplayArchive(beam.PTransform):
+    """Blocks that `write_archive` laid down, keyed by shard; no broker needed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def expand(self, root: Any) -> Any:
+        outputs = (
+            root
+            | "Archive" >> beam.Create([self._path.encode()]).with_output_types(bytes)
+            | "ReadArchive" >> beam.ParDo(ReadArchive()).with_outputs(DEAD_LETTERS, main="blocks")
+        )
+        outputs[DEAD_LETTERS].element_type = bytes
+        return outputs
+
+
+@with_output_types(tuple[bytes, bytes])
+class ReadArchive(beam.DoFn):
+    """Reads (shard key, block) pairs in the order in which they were written."""
+
+    def process(self, element: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with open(element.decode(), "rb") as archive:
+            while head := archive.read(_PAIR.size):
+                key_size, block_size = _PAIR.unpack(head)
+                yield archive.read(key_size), archive.read(block_size)
+
+
+def write_archive(path: Path, series: Sequence[Series], shards: int, max_parallelism: int) -> None:
+    """Write series of a data set as the blocks of one partition.
+
+    Their events are put in time order, as they would lie on a topic: so entities share
+    tiles, and an event's offset is its place in that order.
+    """
+    ends, keys = new_ends(shards), shard_keys(shards, max_parallelism)
+    with path.open("wb") as archive:
+        for block in series_blocks(series):
+            for shard, piece in cut(block, ends, "entity"):
+                data = encode_block(piece)
+                archive.write(_PAIR.pack(len(keys[shard]), len(data)) + keys[shard] + data)
+
+
+def series_blocks(series: Sequence[Series]) -> Iterator[Block]:
+    """All events of `series` in time order as blocks of partition 0."""
+    time_us = np.concatenate([one.event_time_us for one in series])
+    values = np.concatenate([one.values for one in series]).astype(np.float32, copy=False)
+    which = np.repeat(np.arange(len(series)), [len(one.event_time_us) for one in series])
+    names = pa.array([one.entity_id for one in series], pa.string())
+    order = np.argsort(time_us, kind="stable")
+    for first in range(0, len(order), SERIES_BLOCK_EVENTS):
+        events = order[first : first + SERIES_BLOCK_EVENTS]
+        end = first + len(events)
+        yield Block(
+            0,
+            first,
+            end,
+            NOTHING_BEFORE,
+            np.arange(first, end, dtype=np.int64),
+            np.zeros(len(events), np.int32),
+            time_us[events],
+            names.take(pa.array(which[events])),
+            values[events],
+        )
