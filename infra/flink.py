@@ -1,0 +1,258 @@
+"""Flink's session cluster and Beam's job server in front of it, loopback only.
+
+Flink comes as jars without its start scripts, so this module does their work: it writes
+`config.yaml`, spells out every memory size, and opens the modules that Java 17 closes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra import parts
+from infra.errors import FlinkRestError
+from infra.flink_rest import FlinkRest
+from infra.jars import Jars, classpath
+from infra.ports import Ports
+from infra.processes import ProcessRecord, is_listening, replace_text
+
+# From the `env.java.opts.all` of Flink 1.19's own config.yaml.
+_EXPORTS = (
+    "java.base/sun.net.util",
+    "java.rmi/sun.rmi.registry",
+    "java.security.jgss/sun.security.krb5",
+)
+_OPENS = (
+    "java.base/java.lang",
+    "java.base/java.net",
+    "java.base/java.io",
+    "java.base/java.nio",
+    "java.base/sun.nio.ch",
+    "java.base/java.lang.reflect",
+    "java.base/java.text",
+    "java.base/java.time",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/java.util.concurrent.locks",
+)
+MODULES = [
+    *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS),
+    *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
+]
+# JobManager and job server do little work: a quick start is worth more than a peak.
+_QUICK_START = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+# Each job brings Beam's jars in a class loader of its own, and not all are ever freed.
+_METASPACE_MB = 768
+_METASPACE = f"-XX:MaxMetaspaceSize={_METASPACE_MB}m"
+
+
+def jobmanager_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
+    """Describe the JobManager."""
+    main = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+    java = [jars.java, "-Xmx768m", _METASPACE, *_QUICK_START, *_jvm(directory), *MODULES]
+    return parts.Part(
+        name="jobmanager",
+        command=[*java, "-cp", _cluster_classpath(jars), main, "--configDir", _conf(directory)],
+        environment=parts.environment(directory),
+        ports=("rest", "rpc"),
+        is_healthy=lambda _: _answers(rest_url(ports)),
+        deadline_s=60.0,
+    )
+
+
+def taskmanager_part(
+    directory: Path, ports: Ports, jars: Jars, index: int, slots: int
+) -> parts.Part:
+    """Describe one TaskManager under its supervisor, which starts it again when it ends."""
+    name = f"taskmanager-{index}"
+    memory = task_manager_memory_mb(slots)
+    heap, direct = memory["heap"], memory["direct"]
+    java = [
+        *(jars.java, f"-Xms{heap}m", f"-Xmx{heap}m", f"-XX:MaxDirectMemorySize={direct}m"),
+        *(_METASPACE, "-XX:+ExitOnOutOfMemoryError", *_jvm(directory), *MODULES),
+        *(
+            "-cp",
+            _cluster_classpath(jars),
+            "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+        ),
+        *("--configDir", _conf(directory), "-D", f"taskmanager.resource-id={name}"),
+    ]
+    return parts.Part(
+        name=name,
+        command=java,
+        environment=parts.environment(directory),
+        ports=(),
+        is_healthy=lambda record: _is_registered(rest_url(ports), name, record),
+        deadline_s=90.0,
+        supervision="restart",
+    )
+
+
+def job_server_part(
+    directory: Path, ports: Ports, jars: Jars, embedded: bool = False
+) -> parts.Part:
+    """Describe Beam's job server.
+
+    Args:
+        directory: the cluster's folder.
+        ports: the cluster's ports.
+        jars: from `jars.resolve`.
+        embedded: run Flink inside the job server instead of using the cluster's.
+    """
+    main = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+    heap = "-Xmx2g" if embedded else "-Xmx768m"
+    quick = [] if embedded else _QUICK_START
+    java = [jars.java, heap, _METASPACE, *quick, *_jvm(directory), *MODULES]
+    return parts.Part(
+        name="job-server",
+        command=[
+            *(*java, "-Dorg.slf4j.simpleLogger.showDateTime=true", "-cp"),
+            *(classpath(jars.beam), main),
+            f"--flink-master={'[local]' if embedded else f'127.0.0.1:{ports.rest}'}",
+            f"--flink-conf-dir={directory / 'conf' / 'client'}",
+            f"--artifacts-dir={directory / 'artifacts'}",
+            *("--job-host=127.0.0.1", f"--job-port={ports.job}"),
+            *(f"--artifact-port={ports.artifact}", "--expansion-port=-1"),
+        ],
+        environment=parts.environment(directory),
+        ports=("job", "artifact"),
+        is_healthy=lambda _: is_listening(ports.job),
+        deadline_s=60.0,
+        supervision="tied" if embedded else "none",
+    )
+
+
+def write_config(directory: Path, ports: Ports, slots: int) -> None:
+    """Write Flink's settings for the cluster, and the fewer ones for who submits to it."""
+    for folder in ("tmp", "artifacts", "checkpoints", "savepoints"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+    parts.write_log_settings(directory)
+    cluster = cluster_settings(directory, ports, slots)
+    _write_yaml(directory / "conf" / "flink" / "config.yaml", cluster)
+    _write_yaml(directory / "conf" / "client" / "config.yaml", client_settings())
+
+
+def clear_scratch(directory: Path) -> None:
+    """Remove what a killed Flink left in its scratch folder; call while none runs."""
+    shutil.rmtree(directory / "tmp", ignore_errors=True)
+
+
+def cluster_settings(directory: Path, ports: Ports, slots: int) -> dict[str, str | int | bool]:
+    """Return the settings of JobManager and TaskManagers."""
+    memory = task_manager_memory_mb(slots)
+    return {
+        "jobmanager.rpc.address": "127.0.0.1",
+        "jobmanager.rpc.port": ports.rpc,
+        "jobmanager.bind-host": "127.0.0.1",
+        "rest.address": "127.0.0.1",
+        "rest.bind-address": "127.0.0.1",
+        "rest.port": ports.rest,
+        "web.submit.enable": False,
+        "taskmanager.host": "127.0.0.1",
+        "taskmanager.bind-host": "127.0.0.1",
+        "taskmanager.numberOfTaskSlots": slots,
+        "taskmanager.cpu.cores": slots,
+        "taskmanager.memory.framework.heap.size": f"{memory['framework_heap']}m",
+        "taskmanager.memory.task.heap.size": f"{memory['task_heap']}m",
+        "taskmanager.memory.framework.off-heap.size": f"{memory['framework_off_heap']}m",
+        "taskmanager.memory.task.off-heap.size": f"{memory['task_off_heap']}m",
+        "taskmanager.memory.network.min": f"{memory['network']}m",
+        "taskmanager.memory.network.max": f"{memory['network']}m",
+        "taskmanager.memory.managed.size": f"{memory['managed']}m",
+        "taskmanager.memory.jvm-metaspace.size": f"{_METASPACE_MB}m",
+        "taskmanager.memory.jvm-overhead.min": "192m",
+        "taskmanager.memory.jvm-overhead.max": "192m",
+        "io.tmp.dirs": str(directory / "tmp"),
+        # Small machines pause for seconds; with Flink's 50 s a kill is noticed by the broken
+        # connection anyway.
+        "heartbeat.interval": 2000,
+        "heartbeat.timeout": 40000,
+        "state.backend.type": "rocksdb",
+        "state.backend.incremental": True,
+        "state.checkpoints.dir": (directory / "checkpoints").as_uri(),
+        "state.savepoints.dir": (directory / "savepoints").as_uri(),
+        "restart-strategy.type": "fixed-delay",
+        "restart-strategy.fixed-delay.delay": "1 s",
+        "restart-strategy.fixed-delay.attempts": 1_000_000,
+        **client_settings(),
+    }
+
+
+def client_settings() -> dict[str, str | int | bool]:
+    """Return what a job takes from the side that submits it.
+
+    No state backend here: the job server would load its class and does not have it.
+    """
+    return {"execution.buffer-timeout.interval": "2 ms"}
+
+
+def task_manager_memory_mb(slots: int) -> dict[str, int]:
+    """Divide a TaskManager's memory, about 1.2 GB plus 250 MB a slot.
+
+    Network: a job of about six exchanges at parallelism 4. Managed: RocksDB, per slot. Task
+    off-heap: gRPC towards the Python workers.
+    """
+    memory = {
+        "framework_heap": 128,
+        "task_heap": 512 + 96 * slots,
+        "framework_off_heap": 128,
+        "task_off_heap": 256,
+        "network": 96 + 32 * slots,
+        "managed": 128 * slots,
+    }
+    memory["heap"] = memory["framework_heap"] + memory["task_heap"]
+    memory["direct"] = memory["framework_off_heap"] + memory["task_off_heap"] + memory["network"]
+    return memory
+
+
+def rest_url(ports: Ports) -> str:
+    """Return the address of Flink's REST API."""
+    return f"http://127.0.0.1:{ports.rest}"
+
+
+def _cluster_classpath(jars: Jars) -> str:
+    """Flink's own jars, then Beam's without its copies of Flink and without its logging."""
+    beam = classpath(jars.beam).split(os.pathsep)
+    kept = [path for path in beam if not Path(path).name.startswith(("flink-", "slf4j-"))]
+    return os.pathsep.join([classpath(jars.flink), *kept])
+
+
+def _jvm(directory: Path) -> list[str]:
+    settings = parts.log_settings_path(directory)
+    return [f"-Djava.io.tmpdir={directory / 'tmp'}", f"-Dlog4j.configurationFile={settings}"]
+
+
+def _conf(directory: Path) -> str:
+    return str(directory / "conf" / "flink")
+
+
+def _write_yaml(path: Path, settings: Mapping[str, str | int | bool]) -> None:
+    # A JSON scalar is a YAML scalar, so no YAML library is needed here.
+    lines = [f"{name}: {json.dumps(value)}\n" for name, value in settings.items()]
+    replace_text(path, "".join(lines))
+
+
+def _answers(url: str) -> bool:
+    try:
+        FlinkRest(url, timeout_s=2.0).overview()
+    except FlinkRestError:
+        return False
+    return True
+
+
+def _is_registered(url: str, name: str, record: ProcessRecord) -> bool:
+    """Tell whether this very process has registered.
+
+    The JobManager may still list the one before it, which had the same name, so the last
+    heartbeat must be newer than the process.
+    """
+    try:
+        known = FlinkRest(url, timeout_s=2.0).task_managers()
+    except FlinkRestError:
+        return False
+    beats = [entry["timeSinceLastHeartbeat"] / 1000 for entry in known if entry["id"] == name]
+    return any(beat > record.started_s for beat in beats)

@@ -1,0 +1,170 @@
+"""A small client of Flink's REST API, with the standard library only.
+
+Source: Flink 1.19, "REST API" (ops/rest_api).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from infra.errors import FlinkRestError
+
+_TIMEOUT_S = 10.0
+_POLL_S = 0.1
+# Frames are indented, by a tab in Java and by blanks in Python; the errors are not.
+_CAUSE = re.compile(r"^(?:Caused by: )?([A-Za-z_][\w.$]*(?:Error|Exception|Exit)\b.*)", re.M)
+#: States that a job does not leave by itself.
+FINAL_STATES = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as Flink sees it."""
+
+    job_id: str
+    name: str
+    #: `RUNNING`, `RESTARTING`, `FAILED`, …
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetail:
+    """A job, its steps' states, and what went wrong last."""
+
+    job: Job
+    #: Step name to the number of its tasks per state, e.g. `{"RUNNING": 2}`.
+    tasks: Mapping[str, Mapping[str, int]]
+    #: The newest failure first; of each stack trace the innermost cause.
+    exceptions: tuple[str, ...]
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the job and all its tasks run."""
+        states = [state for counts in self.tasks.values() for state in counts]
+        return self.job.state == "RUNNING" and set(states) == {"RUNNING"}
+
+
+class FlinkRest:
+    """Asks one Flink cluster; every call raises `FlinkRestError` when it gets no good answer."""
+
+    def __init__(self, url: str, timeout_s: float = _TIMEOUT_S) -> None:
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+
+    def overview(self) -> dict[str, Any]:
+        """Return slots, TaskManagers and job counts of the cluster."""
+        return self._get("/overview")
+
+    def task_managers(self) -> list[dict[str, Any]]:
+        """Return the registered TaskManagers."""
+        return self._get("/taskmanagers")["taskmanagers"]
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs the cluster remembers, the newest first."""
+        found = self._get("/jobs/overview")["jobs"]
+        found.sort(key=lambda job: job["start-time"], reverse=True)
+        return [Job(job["jid"], job["name"], job["state"]) for job in found]
+
+    def job(self, job_id: str) -> JobDetail:
+        """Return one job with the states of its tasks and its last failures."""
+        found = self._get(f"/jobs/{job_id}")
+        failures = self._get(f"/jobs/{job_id}/exceptions").get("exceptionHistory", {})
+        return JobDetail(
+            job=Job(found["jid"], found["name"], found["state"]),
+            tasks={
+                vertex["name"]: {state: n for state, n in vertex["tasks"].items() if n}
+                for vertex in found["vertices"]
+            },
+            exceptions=tuple(
+                root_cause(entry["stacktrace"]) for entry in failures.get("entries", ())
+            ),
+        )
+
+    def checkpoints(self, job_id: str) -> dict[str, Any]:
+        """Return checkpoint counts, sizes and the latest checkpoints of a job."""
+        return self._get(f"/jobs/{job_id}/checkpoints")
+
+    def cancel(self, job_id: str, deadline_s: float = 60.0) -> None:
+        """Cancel a job and wait until it has ended."""
+        self._call("PATCH", f"/jobs/{job_id}?mode=cancel", None)
+        self._await_end(job_id, deadline_s)
+
+    def stop_with_savepoint(self, job_id: str, target_dir: str, deadline_s: float = 120.0) -> str:
+        """Stop a job after one last savepoint and return the savepoint's path.
+
+        Args:
+            job_id: the job.
+            target_dir: URI of the folder in which Flink makes the savepoint's folder.
+            deadline_s: for savepoint and stop together.
+        """
+        end = time.monotonic() + deadline_s
+        asked = {"targetDirectory": target_dir, "drain": False}
+        trigger = self._call("POST", f"/jobs/{job_id}/stop", asked)["request-id"]
+        while True:
+            answer = self._get(f"/jobs/{job_id}/savepoints/{trigger}")
+            if answer["status"]["id"] == "COMPLETED":
+                break
+            if time.monotonic() >= end:
+                raise FlinkRestError(f"job {job_id} has no savepoint after {deadline_s:g} s")
+            time.sleep(_POLL_S)
+        operation = answer["operation"]
+        if "location" not in operation:
+            cause = operation.get("failure-cause", {}).get("stack-trace", "no cause given")
+            raise FlinkRestError(f"savepoint of job {job_id} failed: {cause}")
+        self._await_end(job_id, max(1.0, end - time.monotonic()))
+        return operation["location"]
+
+    def _await_end(self, job_id: str, deadline_s: float) -> None:
+        end = time.monotonic() + deadline_s
+        while (state := self._get(f"/jobs/{job_id}")["state"]) not in FINAL_STATES:
+            if time.monotonic() >= end:
+                raise FlinkRestError(f"job {job_id} is still {state} after {deadline_s:g} s")
+            time.sleep(_POLL_S)
+
+    def _get(self, path: str) -> Any:
+        return self._call("GET", path, None)
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self._url + path, data, {"Content-Type": "application/json"}, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+                return json.loads(response.read() or b"{}")
+        except urllib.error.HTTPError as error:
+            with error:
+                detail = _first_error(error.read())
+            raise FlinkRestError(f"{method} {self._url}{path}: {error.code} {detail}") from error
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise FlinkRestError(
+                f"Flink does not answer at {self._url} ({reason});"
+                " `streamgauge status` shows whether it runs"
+            ) from error
+
+
+def root_cause(stacktrace: str) -> str:
+    r"""Pick the line of a stack trace that says what happened, Python's if there is one.
+
+    >>> root_cause("java.lang.RuntimeException: bundle\n\tat A\nCaused by: x.YError: why")
+    'x.YError: why'
+    """
+    causes = [match.group(1) for match in _CAUSE.finditer(stacktrace)]
+    return causes[-1] if causes else stacktrace.partition("\n")[0]
+
+
+def _first_error(body: bytes) -> str:
+    """Shorten Flink's error answer to its first line."""
+    try:
+        return str(json.loads(body)["errors"][0]).strip().partition("\n")[0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return body[:200].decode("utf-8", "replace")
