@@ -23,10 +23,15 @@ def test_partitions_fall_evenly_on_subtasks(partitions):
     }
 
 
+@pytest.mark.parametrize(("key", "group"), [(b"k0", 25), (b"k1", 19), (b"k7", 11)])
+def test_key_groups_are_those_of_the_jvm(key, group):
+    assert key_group(key, 32) == group
+
+
 def test_keys_are_a_contract_with_every_savepoint():
     assert [key.hex() for key in shard_keys(2, 128)] == SHARD_KEYS
     assert [partition_key(p, 128).hex() for p in (0, 1, 5)] == PARTITION_KEYS
 
 
-SHARD_KEYS = ["0000000000000095", "0000000100000014"]
-PARTITION_KEYS = ["000000000000004b", "000000010000007b", "0000000500000092"]
+SHARD_KEYS = ["000000000000000f", "000000010000015c"]
+PARTITION_KEYS = ["000000000000000e", "0000000100000077", "0000000500000021"]

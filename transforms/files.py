@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.typehints import with_output_types
 
 SCORES, ALERTS, DEAD_LETTERS, DRIFT = "scores", "alerts", "dead_letters", "drift"
 
@@ -26,6 +27,7 @@ class WriteParts(beam.PTransform):
         return messages | "WritePart" >> beam.ParDo(WritePart(self._directory, self._kind))
 
 
+@with_output_types(bytes)  # it has no output; without a type it would get a pickling coder
 class WritePart(beam.DoFn):
     """Appends messages to a part; closes and names it when the bundle ends."""
 

@@ -62,7 +62,7 @@ class KafkaAccess:
 
 
 class MissingOffsetError(Exception):
-    """The broker no longer has the offset that comes next; what follows is the operator's choice."""
+    """The broker no longer has the offset that comes next; the operator decides what follows."""
 
 
 class PartitionReader:
@@ -122,6 +122,11 @@ class PartitionReader:
             self._bytes_per_message = size / len(messages)
             self._next = messages[-1].offset + 1
         return messages, self._next
+
+    def position(self) -> int:
+        """The offset that the consumer has reached; past holes that held no message."""
+        assigned = TopicPartition(self._topic, self._partition)
+        return self._consumer.position([assigned])[0].offset
 
     def offset_at(self, start: str | int) -> int:
         """The offset of "earliest", "latest", or the first message at or after epoch ms."""

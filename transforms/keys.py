@@ -12,6 +12,9 @@ import struct
 from functools import lru_cache
 
 _KEY = struct.Struct(">II")
+KEY_BYTES_MAX = 14  # with its length it stays within one block of the hash
+_U32, _U64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+_C1, _C2 = 0x87C37B91114253D5, 0x4CF5AD432745937F  # MurmurHash3 x64 128
 
 
 @lru_cache(maxsize=64)
@@ -54,34 +57,45 @@ def slot_of(key: bytes) -> int:
 
 
 def key_group(key: bytes, max_parallelism: int) -> int:
-    """The key group that portable Flink gives to a key of `bytes`.
+    """The key group that portable Flink (Beam 2.70, Flink 1.19) gives to a key of bytes.
 
-    Beam wraps the nested encoding (length, then bytes) in a `ByteBuffer`; Flink takes
-    murmur of its `hashCode` modulo `max_parallelism` (`KeyGroupRangeAssignment`).
+    Beam hashes the encoded key, a length and the bytes, with Guava's `murmur3_128`
+    (`FlinkKey.hashCode`); Flink mixes that once more and takes it modulo
+    `max_parallelism` (`KeyGroupRangeAssignment`).
     """
-    if len(key) >= 128:
-        raise ValueError(f"key must be shorter than 128 bytes; got {len(key)}")
-    code = 1
-    for byte in reversed(bytes([len(key)]) + key):
-        signed = byte - 256 if byte > 127 else byte
-        code = (31 * code + signed) & 0xFFFFFFFF
-    return _murmur(code) % max_parallelism
+    if len(key) > KEY_BYTES_MAX:
+        raise ValueError(f"key must have at most {KEY_BYTES_MAX} bytes; got {len(key)}")
+    return _flink_murmur(_murmur3_128(bytes([len(key)]) + key)) % max_parallelism
 
 
-def _murmur(code: int) -> int:
-    """`MathUtils.murmurHash` of Flink: MurmurHash3's 32-bit mix of one int, made positive."""
-    code = (code * 0xCC9E2D51) & 0xFFFFFFFF
-    code = ((code << 15) | (code >> 17)) & 0xFFFFFFFF
-    code = (code * 0x1B873593) & 0xFFFFFFFF
-    code = ((code << 13) | (code >> 19)) & 0xFFFFFFFF
-    code = (code * 5 + 0xE6546B64) & 0xFFFFFFFF
-    code ^= 4
+def _murmur3_128(data: bytes) -> int:
+    """The low 32 bits of MurmurHash3 x64 128, for less than one block of data."""
+    block = data.ljust(16, b"\0")
+    k1, k2 = int.from_bytes(block[:8], "little"), int.from_bytes(block[8:], "little")
+    h1 = _rotate(k1 * _C1 & _U64, 31, 64) * _C2 & _U64
+    h2 = _rotate(k2 * _C2 & _U64, 33, 64) * _C1 & _U64
+    h1 ^= len(data)
+    h2 ^= len(data)
+    h1 = h1 + h2 & _U64
+    h2 = h2 + h1 & _U64
+    return _mix(h1) + _mix(h2) & _U32
+
+
+def _mix(k: int) -> int:
+    k = (k ^ k >> 33) * 0xFF51AFD7ED558CCD & _U64
+    k = (k ^ k >> 33) * 0xC4CEB9FE1A85EC53 & _U64
+    return k ^ k >> 33
+
+
+def _flink_murmur(code: int) -> int:
+    """`MathUtils.murmurHash` of Flink: MurmurHash3's 32-bit mix of one int, never negative."""
+    code = _rotate(code * 0xCC9E2D51 & _U32, 15, 32) * 0x1B873593 & _U32
+    code = (_rotate(code, 13, 32) * 5 + 0xE6546B64 & _U32) ^ 4
+    code = (code ^ code >> 16) * 0x85EBCA6B & _U32
+    code = (code ^ code >> 13) * 0xC2B2AE35 & _U32
     code ^= code >> 16
-    code = (code * 0x85EBCA6B) & 0xFFFFFFFF
-    code ^= code >> 13
-    code = (code * 0xC2B2AE35) & 0xFFFFFFFF
-    code ^= code >> 16
-    signed = code - (1 << 32) if code >> 31 else code
-    if signed >= 0:
-        return signed
-    return -signed if signed != -(1 << 31) else 0
+    return code if code < 1 << 31 else ((1 << 32) - code) % (1 << 31)
+
+
+def _rotate(x: int, by: int, bits: int) -> int:
+    return (x << by | x >> bits - by) & (1 << bits) - 1

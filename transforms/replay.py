@@ -18,7 +18,7 @@ from apache_beam.typehints import with_output_types
 
 from models.block import NOTHING_BEFORE, Block, encode_block
 from models.chain import cut, new_ends
-from models.decode import Decoder
+from models.decode import Decoder, Message
 from models.position import Position
 from models.series import Series
 from transforms.kafka import PartitionReader
@@ -70,33 +70,49 @@ class ReadRanges(beam.DoFn):
         self._decoder = Decoder(self._source.schema, self._source.limits)
 
     def process(self, element: bytes) -> Iterator[Any]:
-        wanted, source = msgspec.msgpack.decode(element, type=Range), self._source
-        reader = PartitionReader(source.access, source.group, source.topic, wanted.partition)
-        position = Position(wanted.start, new_ends(source.shards))
-        deadline = time.monotonic() + STALLED_S_MAX
-        try:
-            while position.next_offset < wanted.end:
-                messages, end = reader.read(
-                    position.next_offset, source.block_bytes_max, READ_WAIT_S
+        given, source = msgspec.msgpack.decode(element, type=Range), self._source
+        position = Position(given.start, new_ends(source.shards))
+        for messages, end in read_messages(source, given):
+            yield from source.decode_and_cut(
+                self._decoder, given.partition, (messages, end), position
+            )
+
+
+def read_messages(source: Source, given: Range) -> Iterator[tuple[list[Message], int]]:
+    """Messages of a range in portions, each with the offset after it.
+
+    Raises:
+        TimeoutError: the broker has the range by its own word but does not send it.
+    """
+    reader = PartitionReader(source.access, source.group, source.topic, given.partition)
+    following = given.start
+    deadline = time.monotonic() + STALLED_S_MAX
+    try:
+        while following < given.end:
+            messages, end = reader.read(following, source.block_bytes_max, READ_WAIT_S)
+            inside = [message for message in messages if message.offset < given.end]
+            if inside:
+                following = min(end, given.end)
+                deadline = time.monotonic() + STALLED_S_MAX
+                yield inside, following
+            elif messages:
+                return  # only holes were left of the range
+            elif reader.position() >= given.end:
+                return  # likewise, at the end of the log
+            elif time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"topic {source.topic}, partition {given.partition}: offset {following} of "
+                    f"a range up to {given.end} did not come within {STALLED_S_MAX:.0f} s"
                 )
-                if messages:
-                    deadline = time.monotonic() + STALLED_S_MAX
-                elif time.monotonic() > deadline:
-                    # Offsets up to the end may be holes; the log's end then says so.
-                    if reader.offset_at("latest") <= wanted.end:
-                        return
-                    raise TimeoutError(
-                        f"topic {source.topic}, partition {wanted.partition}: offset "
-                        f"{position.next_offset} of a range up to {wanted.end} did not come "
-                        f"within {STALLED_S_MAX:.0f} s"
-                    )
-                inside = [m for m in messages if m.offset < wanted.end]
-                if messages and not inside:
-                    return
-                read = (inside, min(end, wanted.end))
-                yield from source.decode_and_cut(self._decoder, wanted.partition, read, position)
-        finally:
-            reader.close()
+    finally:
+        reader.close()
+
+
+def read_range(source: Source, given: Range) -> Iterator[Block]:
+    """Blocks of the well-formed events of a range, uncut."""
+    decoder = Decoder(source.schema, source.limits)
+    for messages, end in read_messages(source, given):
+        yield decoder.decode(given.partition, messages, messages[0].offset, end)[0]
 
 
 class ReplayArchive(beam.PTransform):

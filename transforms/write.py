@@ -3,6 +3,7 @@
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.typehints import with_output_types
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from transforms.kafka import KafkaAccess, new_producer
@@ -23,6 +24,7 @@ class WriteTopic(beam.PTransform):
         return messages | "Produce" >> beam.ParDo(Produce(self._access, self._topic))
 
 
+@with_output_types(bytes)  # it has no output; without a type it would get a pickling coder
 class Produce(beam.DoFn):
     """Hands messages to an idempotent producer; a bundle ends when the broker has them all."""
 
