@@ -1,13 +1,13 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Nothing else to install but
 # Python 3.11 (and, for tests on the real broker and the real Flink, Java 17 and Maven).
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-e2e lock clean
+.PHONY: help demo test train-env check bench-e2e lock clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -18,6 +18,8 @@ demo: .venv/run  ## Replay bundled telemetry with labelled incidents; writes bui
 test: .venv/dev  ## All tests, on a real broker and a real Flink too.
 	@$(BIN)/ruff check -q .
 	@$(BIN)/python -m pytest -q
+
+train-env: .venv/train ## Add what training needs (torch: a large download).
 
 check: .venv/dev ## Format, lint, types.
 	$(BIN)/ruff format .

@@ -45,8 +45,8 @@ setup(
     packages=["models", "transforms", "pipeline", "infra"],
     include_package_data=True,
     package_data={
-        "infra": ["locks/*.txt", "*.xml", "*.yaml"],
-        "pipeline": ["demo/*", "demo/*/*", "*.html"],
+        "infra": ["locks/*.txt", "*.xml", "*.yaml", "Dockerfile"],
+        "pipeline": ["bundled/*", "bundled/*/*", "*.html"],
     },
     install_requires=[],
     extras_require=EXTRAS,

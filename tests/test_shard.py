@@ -1,5 +1,6 @@
 """One shard's life: order, duplicates, gaps, crashes, restores. State is exact to the bit."""
 
+import itertools
 import os
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_cutting_the_log_into_other_blocks_changes_no_bit(artifact):
     names = rng.choice(NAMES, 480).tolist()
     parts = [make_blocks(count=1, size=480)[0]]
     cuts = [0, 1, 3, 70, 71, 200, 480]
-    pieces = [parts[0].take(np.arange(a, b), 0) for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [parts[0].take(np.arange(a, b), 0) for a, b in itertools.pairwise(cuts)]
     linked = []
     for piece in pieces:
         first, end = int(piece.offset[0]), int(piece.offset[-1]) + 1

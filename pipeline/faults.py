@@ -1,0 +1,111 @@
+"""Makes events malformed on purpose, each in a way that was seen in real telemetry.
+
+Faults take turns: the n-th malformed event gets fault n modulo their number. Each
+costs exactly one dead letter, so that tests can count. Nothing here is random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+JsonFault = Callable[[bytes, str, int, list[float]], bytes]
+
+NESTING = 200  # deep enough to hurt a recursive reader, small enough to store
+
+
+def _event(entity_id: object, event_time_us: object, features: object) -> bytes:
+    event = {"entity_id": entity_id, "event_time_us": event_time_us, "features": features}
+    return msgspec.json.encode(event)
+
+
+def _with_literal(entity_id: str, time_us: int, row: list[float], literal: bytes) -> bytes:
+    """The event with its first feature written as `literal`, which no encoder would write."""
+    return _event(entity_id, time_us, ["@", *row[1:]]).replace(b'"@"', literal, 1)
+
+
+JSON_FAULTS: dict[str, JsonFault] = {
+    "cut_off": lambda value, entity_id, time_us, row: value[: len(value) // 2],
+    "wrong_type": lambda value, entity_id, time_us, row: _event(entity_id, "yesterday", row),
+    "missing_field": lambda value, entity_id, time_us, row: msgspec.json.encode(
+        {"entity_id": entity_id, "features": row}
+    ),
+    "feature_count": lambda value, entity_id, time_us, row: _event(entity_id, time_us, [*row, 0.5]),
+    "nan": lambda value, entity_id, time_us, row: _with_literal(entity_id, time_us, row, b"NaN"),
+    "infinity": lambda value, entity_id, time_us, row: _with_literal(
+        entity_id, time_us, row, b"Infinity"
+    ),
+    "overflow": lambda value, entity_id, time_us, row: _with_literal(
+        entity_id, time_us, row, b"1e999"
+    ),
+    "milliseconds": lambda value, entity_id, time_us, row: _event(entity_id, time_us // 1000, row),
+    "empty_entity": lambda value, entity_id, time_us, row: _event("", time_us, row),
+    "not_utf8": lambda value, entity_id, time_us, row: value.replace(b'":"', b'":"\xff\xfe', 1),
+    "nested": lambda value, entity_id, time_us, row: b"[" * NESTING + b"]" * NESTING,
+}
+
+ROW_FAULTS = ("null_entity", "milliseconds", "infinity")
+STREAM_FAULTS = ("cut_off", "noise", "empty", "feature_count")
+# A stream fault comes once in each round of row faults, and each time the next one.
+ARROW_ROUND = len(ROW_FAULTS) + 1
+
+
+def spoil_json(value: bytes, entity_id: str, time_us: int, row: list[float], turn: int) -> bytes:
+    """The malformed version of one JSON event; `turn` chooses the fault."""
+    faults = tuple(JSON_FAULTS.values())
+    return faults[turn % len(faults)](value, entity_id, time_us, row)
+
+
+def spoils_message(turns: np.ndarray) -> np.ndarray:
+    """Which events, (N,) bool, become an unreadable message of their own; -1 is well-formed."""
+    return (turns >= 0) & (turns % ARROW_ROUND == len(ROW_FAULTS))
+
+
+def spoil_rows(batch: pa.RecordBatch, turns: np.ndarray) -> pa.RecordBatch:
+    """`batch` with the malformed rows spoiled and all others untouched."""
+    if not (turns >= 0).any():
+        return batch
+    kind = np.where(turns >= 0, turns % ARROW_ROUND, -1)
+    entity, time_us, features = batch.columns
+    times = time_us.to_numpy().copy()
+    times[kind == ROW_FAULTS.index("milliseconds")] //= 1000
+    nameless = pa.array(kind == ROW_FAULTS.index("null_entity"))
+    width = batch.schema.field("features").type.list_size
+    flat = features.flatten()
+    values = flat.to_numpy(zero_copy_only=False).copy().reshape(-1, width)
+    infinite = kind == ROW_FAULTS.index("infinity")
+    values[infinite, 0] = np.inf
+    missing = np.isnan(values).ravel()
+    spoiled = pa.array(values.ravel(), pa.float32(), mask=missing if missing.any() else None)
+    columns = [
+        pa.compute.if_else(nameless, pa.scalar(None, pa.utf8()), entity),
+        pa.array(times),
+        pa.FixedSizeListArray.from_arrays(spoiled, width),
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def spoil_stream(stream: bytes, turn: int) -> bytes:
+    """The unreadable version of a stream with one event; `turn` chooses the fault."""
+    fault = STREAM_FAULTS[turn // ARROW_ROUND % len(STREAM_FAULTS)]
+    if fault == "cut_off":
+        return stream[: len(stream) // 3]
+    if fault == "noise":
+        return bytes((turn * 31 + i * 7 + 1) % 256 for i in range(64))
+    if fault == "empty":
+        return b""
+    return _with_one_feature_more(stream)
+
+
+def _with_one_feature_more(stream: bytes) -> bytes:
+    batch = pa.ipc.open_stream(stream).read_next_batch()
+    entity, time_us, features = batch.columns
+    wider = pa.array([[*features[0].as_py(), 0.5]], pa.list_(pa.float32(), len(features[0]) + 1))
+    sink = pa.BufferOutputStream()
+    changed = pa.RecordBatch.from_arrays([entity, time_us, wider], names=batch.schema.names)
+    with pa.ipc.new_stream(sink, changed.schema) as writer:
+        writer.write_batch(changed)
+    return sink.getvalue().to_pybytes()

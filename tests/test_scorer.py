@@ -1,0 +1,144 @@
+"""What the scorer decides beside the model: late events, limits, TTL, explanations."""
+
+import numpy as np
+import pytest
+from artifacts import KNOWN_ENTITIES, make_artifact
+from blocks import START_US, STEP_US, make_block
+
+from models import artifact as artifacts
+from models.alerting import AlertPolicy
+from models.errors import ConfigError
+from models.scorer import Scorer, ScoringPolicy, _waves
+from models.table import EntityTable
+
+EAGER = AlertPolicy(once_in=50, close_once_in=5, k=2, n=3, close_after=5, critical_once_in=1e8)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return artifacts.load(make_artifact(tmp_path_factory.mktemp("artifact") / "a"))
+
+
+def step(artifact, block, policy=None, alerts=None):
+    scorer = Scorer(artifact, policy or ScoringPolicy(warmup_events=10), alerts or EAGER)
+    table = EntityTable(scorer.layout)
+    return scorer.step(table, block), table
+
+
+def test_scores_do_not_depend_on_the_order_of_other_entities(artifact):
+    block = make_block(["a", "b", "c", "a", "b", "c"])
+    swapped = block.take(np.array([1, 0, 2, 4, 3, 5]), -1)
+    one, _ = step(artifact, block)
+    two, _ = step(artifact, swapped)
+    np.testing.assert_array_equal(one.score[[1, 0, 2, 4, 3, 5]], two.score)
+
+
+def test_waves_hold_each_row_once_and_keep_offset_order():
+    place = np.array([5, 5, 2, 5, 2, 9])
+    waves = [wave.tolist() for wave in _waves(place, np.arange(6))]
+    assert waves == [[0, 2, 5], [1, 4], [3]]
+
+
+def test_no_events_no_waves():
+    assert list(_waves(np.empty(0, np.int64), np.empty(0, np.int64))) == []
+
+
+def test_more_entities_than_a_tile_are_all_scored(artifact):
+    scored, table = step(artifact, make_block([f"e{i}" for i in range(200)]))
+    assert len(table) == 200
+    assert np.isfinite(scored.score).all()
+
+
+def test_late_events_are_scored_and_counted(artifact):
+    block = make_block(["a"] * 4)
+    block.event_time_us[2] = START_US - STEP_US
+    scored, _ = step(artifact, block)
+    assert (scored.late, len(scored.block), scored.set_aside) == (1, 4, {})
+
+
+def test_late_events_are_set_aside_where_the_policy_says_so(artifact):
+    block = make_block(["a", "b", "a", "a"])
+    block.event_time_us[2] = START_US - STEP_US
+    scored, table = step(artifact, block, ScoringPolicy(late="set_aside"))
+    assert scored.late == 1
+    assert scored.set_aside["late_event"].offset.tolist() == [2]
+    assert scored.block.offset.tolist() == [0, 1, 3]
+    without, other = step(artifact, block.take(np.array([0, 1, 3]), -1))
+    np.testing.assert_array_equal(scored.score, without.score)
+    assert table.digest_of_rows() == other.digest_of_rows()
+
+
+def test_entities_past_the_limit_are_set_aside_and_the_others_scored(artifact):
+    block = make_block(["a", "b", "c", "a", "c"])
+    scored, table = step(artifact, block, ScoringPolicy(entities_per_shard_max=2))
+    assert scored.set_aside["too_many_entities"].entity_id.to_pylist() == ["c", "c"]
+    assert scored.block.offset.tolist() == [0, 1, 3]
+    assert table.entity_ids == ["a", "b"]
+
+
+def test_an_entity_silent_for_longer_than_the_ttl_starts_anew(artifact):
+    policy = ScoringPolicy(entity_ttl_s=3600)
+    block = make_block(["a"] * 20)
+    scorer = Scorer(artifact, policy, EAGER)
+    table = EntityTable(scorer.layout)
+    scorer.step(table, block)
+    later = make_block(["a"] * 5, first=500)
+    scored = scorer.step(table, later)
+    fresh, _ = step(artifact, later, policy)
+    np.testing.assert_array_equal(scored.score, fresh.score)
+
+
+def test_eviction_drops_idle_entities_only(artifact):
+    scorer = Scorer(artifact, ScoringPolicy(entity_ttl_s=60), EAGER)
+    table = EntityTable(scorer.layout)
+    scorer.step(table, make_block(["old", "a", "b", "c", "c"]))
+    before = table.rows[table.find(["c"])].tobytes()
+    scorer.evict(table)
+    assert table.entity_ids == ["b", "c"]  # idle for at most twice the TTL
+    assert table.rows[table.find(["c"])].tobytes() == before
+
+
+def test_an_alert_says_what_came_and_what_was_expected(artifact):
+    rng = np.random.default_rng(1)
+    features = rng.normal(scale=0.3, size=(60, 3)).astype(np.float32)
+    features[40:50, 1] = 900.0
+    block = make_block([KNOWN_ENTITIES[0]] * 60, features=features)
+    scored, _ = step(artifact, block)
+    opened = scored.transitions[0]
+    assert (opened.status, opened.entity_id) == ("opened", KNOWN_ENTITIES[0])
+    assert 40 <= opened.offset < 50
+    assert opened.offset == opened.opened_offset
+    assert opened.event_time_us == START_US + opened.offset * STEP_US
+    name, value, expected, share = opened.features[0]
+    assert (name, value) == ("f01", 900.0)
+    assert abs(expected) < 900
+    assert share == max(s for *_, s in opened.features) > 0.3
+    assert opened.once_in >= EAGER.once_in
+
+
+def test_a_closed_alert_names_the_episode_it_closes(artifact):
+    rng = np.random.default_rng(1)
+    features = rng.normal(scale=0.1, size=(400, 3)).astype(np.float32)
+    features[40:44, :] = 900.0
+    scored, _ = step(artifact, make_block([KNOWN_ENTITIES[0]] * 400, features=features))
+    opened, closed = scored.transitions[:2]
+    assert (opened.status, closed.status) == ("opened", "closed")
+    assert closed.opened_offset == opened.offset < closed.offset
+    assert closed.events == closed.offset - opened.offset + 1
+    assert closed.peak >= opened.score
+
+
+def test_hostile_values_leave_all_state_finite(artifact):
+    rng = np.random.default_rng(3)
+    values = np.array([1e38, -1e38, 3.4e38, 1e-45, -0.0, 0.0, 1e20, np.nan], np.float32)
+    features = rng.choice(values, size=(2_000, 3))
+    names = [f"e{i % 5}" for i in range(2_000)]
+    scored, table = step(artifact, make_block(names, features=features))
+    assert np.isfinite(scored.score).all()
+    for field in table.layout.dtype.names:
+        assert np.isfinite(table.rows[field][: len(table)]).all(), field
+
+
+def test_unknown_late_policy_is_refused():
+    with pytest.raises(ConfigError, match="late must be one of .* got 'drop'"):
+        ScoringPolicy(late="drop")
