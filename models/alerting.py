@@ -41,17 +41,17 @@ class AlertPolicy:
     """When an episode opens and closes; rarities are "once in N events of this entity"."""
 
     #: A score at least this rare counts towards opening.
-    once_in: float = 10_000.0
+    once_in: float = 70.0
     #: Of the last `n` events ...
     n: int = 5
     #: ... this many must count for an episode to open.
     k: int = 3
     #: A score less rare than this is calm.
-    close_once_in: float = 500.0
+    close_once_in: float = 35.0
     #: Calm events in a row that close an episode.
     close_after: int = 10
     #: From this rarity on an alert is critical, below it a warning.
-    critical_once_in: float = 1_000_000.0
+    critical_once_in: float = 1_000.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.n <= RECENT_MAX:
@@ -114,7 +114,7 @@ class Judge:
         return verdict.astype(np.uint8), opened, closed
 
     def severity(self, once_in: float) -> str:
-        """ "critical" or "warning" for an alert at this rarity."""
+        """Say "critical" or "warning" of an alert at this rarity."""
         return "critical" if once_in >= self._policy.critical_once_in else "warning"
 
 

@@ -132,7 +132,8 @@ class Decoder:
             The block of all well-formed events, still uncut (`previous_end` is
             `NOTHING_BEFORE`), and the dead letters in offset order.
         """
-        columns, dead = _Columns(), []
+        columns = _Columns()
+        dead: list[DeadLetter] = []
         run: list[Message] = []
         for message in messages:
             if message.payload[:4] == ARROW_STREAM_MAGIC:
@@ -196,10 +197,11 @@ class Decoder:
                     raise _time_error(time_us, message.timestamp_us, self._limits)
                 if not 1 <= len(event.entity_id.encode()) <= ENTITY_BYTES_MAX:
                     raise _entity_error(event.entity_id)
-                values = event.features
-                if type(values) is not list or len(values) != size or None in values:
-                    values = self._arrange(values)
-                flat.extend(values)
+                given = event.features
+                if type(given) is list and len(given) == size and None not in given:
+                    flat.extend(given)  # type: ignore[arg-type]
+                else:
+                    flat.extend(self._arrange(given))
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 dead.append(
                     self._refuse(partition, message, EventError(UNREADABLE, _clean(str(error))))
@@ -220,13 +222,19 @@ class Decoder:
         if refused.any():
             by_offset = {message.offset: message for message in run}
             for i in np.flatnonzero(refused).tolist():
-                error = self._value_error(features[i])
-                dead.append(self._refuse(partition, by_offset[int(offset[i])], error))
+                why = self._value_error(features[i])
+                dead.append(self._refuse(partition, by_offset[int(offset[i])], why))
             dead.sort(key=lambda letter: letter.offset)
             kept = np.flatnonzero(~refused)
-            offset, row, time, features = offset[kept], row[kept], time[kept], features[kept]
-            entity = entity.take(pa.array(kept))
-        columns.append(offset, row, time, entity, features.astype(np.float32))
+            columns.append(
+                offset[kept],
+                row[kept],
+                time[kept],
+                entity.take(pa.array(kept)),
+                features[kept].astype(np.float32),
+            )
+        else:
+            columns.append(offset, row, time, entity, features.astype(np.float32))
 
     def _arrange(self, values: list[float | None] | dict[str, float | None]) -> list[float]:
         """Features in schema order with NaN for missing; unknown names are ignored."""
@@ -292,12 +300,10 @@ class Decoder:
         entity, time, features = table
         bad = self._refused_rows(entity, time, features, message.timestamp_us)
         for i in np.flatnonzero(bad).tolist():
-            error = self._row_error(entity[i], time[i], features[i], message.timestamp_us)
+            why = self._row_error(entity[i], time[i], features[i], message.timestamp_us)
             payload = _one_row(entity[i], time[i], features[i])
             payload = payload[: self._limits.dead_letter_bytes_max]
-            dead.append(
-                DeadLetter(partition, message.offset, i, error.reason, error.detail, payload)
-            )
+            dead.append(DeadLetter(partition, message.offset, i, why.reason, why.detail, payload))
         kept = np.flatnonzero(~bad)
         if not len(kept):
             return
@@ -348,7 +354,8 @@ class Decoder:
         if not known:
             raise EventError(
                 BAD_FEATURES,
-                f"needs a column 'features' or columns by feature name; got {table.column_names[:8]}",
+                "needs a column 'features' or columns by feature name; "
+                f"got {table.column_names[:8]}",
             )
         matrix = np.full((table.num_rows, size), np.nan, np.float32)
         for name in known:

@@ -2,11 +2,11 @@
 
 An entity's events must advance its state one after the other, so a block is stepped in
 waves: first events of all its entities, then second events, and so on. Every wave is
-fed to the kernel in tiles of `TILE` rows; short tiles are padded with rows that are
+fed to the kernel in tiles of a few fixed sizes; short tiles are padded with rows that are
 never written back. So an entity's bits do not depend on who shares its block.
 
     block     a b a c a b
-    wave 0    a b . c        ──► tiles of 64 rows
+    wave 0    a b . c        ──► tiles of 16, 64 or 256 rows
     wave 1        a   b
     wave 2            a
 """
@@ -24,7 +24,7 @@ from models.alerting import WARMING, AlertPolicy, Judge
 from models.artifact import Artifact
 from models.block import Block
 from models.errors import ConfigError
-from models.forecaster import TILE, TileScores
+from models.kernel import TILES, TileScores
 from models.table import EntityTable, Layout
 
 LATE_POLICIES = ("score", "set_aside")
@@ -132,9 +132,9 @@ class Scorer:
         )
         fields = (*artifact.forecaster.fields, *alerting.FIELDS)
         self.layout = Layout.of(fields, artifact.schema.fingerprint(), artifact.digest)
-        self._tile = np.zeros(TILE, self.layout.dtype)
-        self._x = np.zeros((TILE, artifact.schema.size), np.float32)
-        self._event = np.zeros(TILE, EVENT)
+        self._tile = np.zeros(TILES[-1], self.layout.dtype)
+        self._x = np.zeros((TILES[-1], artifact.schema.size), np.float32)
+        self._event = np.zeros(TILES[-1], EVENT)
 
     @property
     def threshold(self) -> float:
@@ -156,8 +156,8 @@ class Scorer:
         run = _Run(block, place)
         run.set_aside(TOO_MANY_ENTITIES, np.flatnonzero(place < 0))
         for events in _waves(place, np.flatnonzero(place >= 0)):
-            for start in range(0, len(events), TILE):
-                self._step_tile(table, run, events[start : start + TILE])
+            for tile in _tiles(events):
+                self._step_tile(table, run, tile)
         return self._finish(run)
 
     def evict(self, table: EntityTable) -> None:
@@ -187,8 +187,8 @@ class Scorer:
         return places
 
     def _step_tile(self, table: EntityTable, run: _Run, events: np.ndarray) -> None:
-        """One kernel call for at most `TILE` events (b,) of different entities."""
-        block, rows, x, event = run.block, self._tile, self._x, self._event
+        """One kernel call for events (b,) of different entities, at most the largest tile."""
+        block = run.block
         at = run.place[events]
         late = block.event_time_us[events] < table.rows["event_time_us"][at]
         if late.any():
@@ -199,6 +199,8 @@ class Scorer:
                 if not len(events):
                     return
         b = len(events)
+        size = _tile_size(b)
+        rows, x, event = self._tile[:size], self._x[:size], self._event[:size]
         rows[:b] = table.rows[at]
         x[:b] = block.features[events]
         event["partition"] = block.partition
@@ -281,7 +283,8 @@ class Scorer:
         }
         score, verdict, loss = run.score, run.verdict, run.loss
         if aside:
-            kept = np.setdiff1d(np.arange(len(block)), np.concatenate(sum(run.aside.values(), [])))
+            left_out = np.concatenate([events for parts in run.aside.values() for events in parts])
+            kept = np.setdiff1d(np.arange(len(block)), left_out)
             block = block.take(kept, block.previous_end)
             score, verdict, loss = score[kept], verdict[kept], loss[kept]
         run.transitions.sort(key=lambda t: (t.offset, t.row))
@@ -306,6 +309,20 @@ class _Run:
     def set_aside(self, reason: str, events: np.ndarray) -> None:
         if len(events):
             self.aside.setdefault(reason, []).append(events)
+
+
+def _tile_size(count: int) -> int:
+    """The smallest tile that holds `count` events."""
+    return next(size for size in TILES if size >= count)
+
+
+def _tiles(events: np.ndarray) -> Iterator[np.ndarray]:
+    """Split a wave into tiles; a large tile is worth its price from half full on."""
+    small, large = TILES[-2:]
+    while len(events):
+        size = large if len(events) > large // 2 else small
+        yield events[:size]
+        events = events[size:]
 
 
 def _policy_bytes(scoring: ScoringPolicy, alerts: AlertPolicy) -> bytes:

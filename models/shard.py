@@ -30,16 +30,24 @@ LOG_BYTES_MIN = 1 << 20
 class BagCell(Protocol):
     """An append-only bag of bytes without order."""
 
-    def read(self) -> Iterable[bytes]: ...
-    def add(self, value: bytes) -> None: ...
-    def clear(self) -> None: ...
+    def read(self) -> Iterable[bytes]:
+        """All values."""
+
+    def add(self, value: bytes) -> None:
+        """Add one value."""
+
+    def clear(self) -> None:
+        """Remove all values."""
 
 
 class ValueCell(Protocol):
     """One value of bytes, None if never written."""
 
-    def read(self) -> bytes | None: ...
-    def write(self, value: bytes) -> None: ...
+    def read(self) -> bytes | None:
+        """The value."""
+
+    def write(self, value: bytes) -> None:
+        """Replace the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,7 @@ class ShardScorer:
         return outcome
 
     def flush_drift(self, shard: int, cells: Cells, token: bytes) -> list[WindowReport]:
-        """Report and forget all open drift windows of a shard: at the end of input, or when idle."""
+        """Report and forget the open drift windows of a shard: at the end of input or when idle."""
         live = self._take(shard, cells)
         reports = live.drift.flush()
         if reports:

@@ -211,7 +211,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder with <entity>.train.parquet files, or NAB.")],
     out: Annotated[Path, typer.Option(help="Folder of the artifact, replaced when it is done.")],
     hidden: Annotated[int, typer.Option(help="Width of the GRU.")] = 64,
-    epochs: Annotated[int, typer.Option(help="Passes over the data at most.")] = 40,
+    epochs: Annotated[int, typer.Option(help="Passes over the data at most.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     held_out: Annotated[float, typer.Option(help="Share of each series kept to calibrate.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Of weights and order; part of the artifact.")] = 0,

@@ -50,7 +50,7 @@ class KafkaAccess:
 
     def properties(self) -> dict[str, Any]:
         """Librdkafka properties, secrets included: never log, never put into a graph."""
-        secrets = {}
+        secrets: dict[str, Any] = {}
         if self.secrets_file:
             try:
                 secrets = yaml.safe_load(Path(self.secrets_file).read_text()) or {}
@@ -108,13 +108,13 @@ class PartitionReader:
             # consume() waits for the full count, so only the first call may wait at all.
             batch = self._consumer.consume(wanted, wait_s if not messages else 0)
             for received in batch:
-                if received.error() is not None:
-                    self._check(received.error(), offset)
+                if (error := received.error()) is not None:
+                    self._check(error, offset)
                     continue
                 payload = received.value() or b""
                 _, timestamp_ms = received.timestamp()
                 time_us = timestamp_ms * 1000 if timestamp_ms > 0 else EVENT_TIME_US_MAX
-                messages.append(Message(received.offset(), time_us, payload))
+                messages.append(Message(received.offset() or 0, time_us, payload))
                 size += len(payload)
             if len(batch) < wanted:
                 break

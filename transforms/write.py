@@ -48,7 +48,7 @@ class Produce(beam.DoFn):
                     self._topic,
                     key=message.key,
                     value=message.value,
-                    headers=message.headers,
+                    headers=dict(message.headers),
                     timestamp=message.timestamp_ms,
                     on_delivery=self._delivered,
                 )

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from artifacts import make_artifact, make_forecaster
+
+from models import artifact
+from models.artifact import MANIFEST, STATISTICS, WEIGHTS, digest_of
+from models.errors import ArtifactError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    return make_artifact(tmp_path_factory.mktemp("artifact") / "original")
+
+
+@pytest.fixture
+def copy(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "copy"))
+
+
+def edit(directory: Path, **changes) -> None:
+    manifest = json.loads((directory / MANIFEST).read_bytes())
+    manifest.update(changes)
+    (directory / MANIFEST).write_bytes(artifact.canonical(manifest))
+
+
+def test_what_was_written_is_loaded(original):
+    loaded, written = artifact.load(original), make_forecaster()
+    assert loaded.schema == written.schema
+    assert loaded.platform_matches
+    assert loaded.washout_events == 20
+    assert loaded.forecaster.spec == written.spec
+    for name, array in written.weights.items():
+        assert np.array_equal(loaded.forecaster.weights[name], array), name
+    assert np.array_equal(loaded.forecaster.linear.entity, written.linear.entity)
+
+
+def test_version_is_the_digest_of_the_manifest(original):
+    manifest = json.loads((original / MANIFEST).read_bytes())
+    assert artifact.load(original).digest == digest_of(manifest)
+
+
+def test_same_content_has_the_same_version_and_other_weights_another(original, tmp_path):
+    same = make_artifact(tmp_path / "same")
+    other = make_artifact(tmp_path / "other", seed=1)
+    assert artifact.load(same).digest == artifact.load(original).digest
+    assert artifact.load(other).digest != artifact.load(original).digest
+
+
+def test_another_version_than_promised_is_refused(original):
+    with pytest.raises(ArtifactError, match=r"expected version 0000; found [0-9a-f]{64}"):
+        artifact.load(original, expect_digest="0000")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, STATISTICS])
+def test_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(ArtifactError, match=f"expected a readable file {name}"):
+        artifact.load(copy)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, STATISTICS])
+def test_altered_file_is_named_before_it_is_parsed(copy, name):
+    data = bytearray((copy / name).read_bytes())
+    data[-1] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(ArtifactError, match=f"{name} must be .*sha256.*; found"):
+        artifact.load(copy)
+
+
+def test_manifest_edited_by_hand_is_refused(copy):
+    pretty = json.dumps(json.loads((copy / MANIFEST).read_bytes()), indent=1)
+    (copy / MANIFEST).write_text(pretty)
+    with pytest.raises(ArtifactError, match="canonical"):
+        artifact.load(copy)
+
+
+def test_unknown_format_is_refused(copy):
+    edit(copy, format_version=99)
+    with pytest.raises(ArtifactError, match="format_version must be 1; got 99"):
+        artifact.load(copy)
+
+
+def test_manifest_of_another_model_is_refused(copy):
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    edit(copy, model={**manifest["model"], "hidden": 9})
+    with pytest.raises(ArtifactError, match="must have shape"):
+        artifact.load(copy)
+
+
+def test_manifest_without_a_part_is_refused(copy):
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    del manifest["schema"]
+    (copy / MANIFEST).write_bytes(artifact.canonical(manifest))
+    with pytest.raises(ArtifactError, match="KeyError: 'schema'"):
+        artifact.load(copy)
+
+
+def test_self_test_of_other_bits_on_the_same_platform_is_refused(copy):
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    edit(copy, self_test={**manifest["self_test"], "digest": "0" * 64})
+    with pytest.raises(ArtifactError, match=r"self-test on .* must give 0000"):
+        artifact.load(copy)
+
+
+def test_other_platform_is_accepted_within_tolerance_and_declared(copy):
+    edit(copy, self_test={"platform": "another machine", "digest": "0" * 64})
+    assert not artifact.load(copy).platform_matches
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (b'{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}', r"got \['I8'\]"),
+        (b"not json", "not that of safetensors"),
+        (b'{"a":1}', "not that of safetensors"),
+    ],
+)
+def test_foreign_safetensors_header_is_refused(header, text):
+    with pytest.raises(ArtifactError, match=text):
+        artifact.check_header("here", struct.pack("<Q", len(header)) + header + b"\0")
+
+
+@pytest.mark.parametrize("size", [0, 1 << 21, 1 << 63])
+def test_header_of_impossible_size_is_refused(size):
+    with pytest.raises(ArtifactError, match="header must be 1 to"):
+        artifact.check_header("here", struct.pack("<Q", size) + b"{}" * 8)
+
+
+def test_too_many_tensors_are_refused():
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"{i}": entry for i in range(10_001)}).encode()
+    with pytest.raises(ArtifactError, match="at most 10000 tensors; got 10001"):
+        artifact.check_header("here", struct.pack("<Q", len(header)) + header)
+
+
+def test_directory_that_is_no_artifact_is_never_replaced(tmp_path):
+    (tmp_path / "precious").write_text("text")
+    with pytest.raises(ConfigError, match="is not an artifact; not replaced"):
+        make_artifact(tmp_path)
+    assert (tmp_path / "precious").read_text() == "text"
+
+
+def test_artifact_is_replaced_as_a_whole(copy):
+    before = artifact.load(copy).digest
+    make_artifact(copy, seed=1)
+    assert artifact.load(copy).digest != before
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["copy"]
