@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.forecaster import LOG_SIGMA_MAX, LOG_SIGMA_MIN
+from models.kernel import LOG_SIGMA_MAX, LOG_SIGMA_MIN
 
 # Student-t rather than Gaussian for training: telemetry has spikes, and one clipped
 # spike of 20 sigma would weigh as much as 400 ordinary events.
