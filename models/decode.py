@@ -31,7 +31,6 @@ ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"  # continuation marker, Arrow columnar 
 EVENT_TIME_US_MIN = 946_684_800_000_000  # 2000-01-01: seconds and milliseconds fall below
 EVENT_TIME_US_MAX = 4_102_444_800_000_000  # 2100-01-01: nanoseconds fall above
 ENTITY_BYTES_MAX = 256
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 # Reasons, constant because counters and dead letters carry them.
 UNREADABLE = "unreadable"
@@ -180,7 +179,7 @@ class Decoder:
             return
         decode, size = self._json.decode, self._schema.size
         bytes_max, future_us = self._limits.message_bytes_max, self._limits.future_s_max * 1_000_000
-        offsets, times, entities, flat = array("q"), array("q"), [], array("d")
+        offsets, times, entities, flat = array("q"), array("q"), [], array("f")
         for message in run:
             payload = message.payload
             try:
@@ -198,10 +197,13 @@ class Decoder:
                 if not 1 <= len(event.entity_id.encode()) <= ENTITY_BYTES_MAX:
                     raise _entity_error(event.entity_id)
                 given = event.features
-                if type(given) is list and len(given) == size and None not in given:
-                    flat.extend(given)  # type: ignore[arg-type]
+                if type(given) is list and len(given) == size:
+                    try:
+                        flat.fromlist(given)
+                    except TypeError:  # a null; nothing was added
+                        flat.fromlist(self._arrange(given))
                 else:
-                    flat.extend(self._arrange(given))
+                    flat.fromlist(self._arrange(given))
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 dead.append(
                     self._refuse(partition, message, EventError(UNREADABLE, _clean(str(error))))
@@ -214,7 +216,7 @@ class Decoder:
                 entities.append(event.entity_id)
         if not entities:
             return
-        features = np.frombuffer(flat, np.float64).reshape(-1, size)
+        features = np.frombuffer(flat, np.float32).reshape(-1, size)
         offset, time = np.frombuffer(offsets, np.int64), np.frombuffer(times, np.int64)
         entity = pa.array(entities, pa.string())
         row = np.zeros(len(offset), np.int32)
@@ -231,10 +233,10 @@ class Decoder:
                 row[kept],
                 time[kept],
                 entity.take(pa.array(kept)),
-                features[kept].astype(np.float32),
+                features[kept],
             )
         else:
-            columns.append(offset, row, time, entity, features.astype(np.float32))
+            columns.append(offset, row, time, entity, features)
 
     def _arrange(self, values: list[float | None] | dict[str, float | None]) -> list[float]:
         """Features in schema order with NaN for missing; unknown names are ignored."""
@@ -259,8 +261,7 @@ class Decoder:
     def _refused_values(self, features: np.ndarray) -> np.ndarray:
         """(N,) bool: events with a value float32 cannot hold, or missing ones under "refuse"."""
         missing = np.isnan(features)
-        with np.errstate(invalid="ignore"):
-            refused = (np.abs(features) > FLOAT32_MAX).any(axis=1)
+        refused = np.isinf(features).any(axis=1)
         if self._schema.missing == "refuse":
             refused |= missing.any(axis=1)
         else:
@@ -270,8 +271,7 @@ class Decoder:
     def _value_error(self, features: np.ndarray) -> EventError:
         """Why `_refused_values` refused this event, features (F,)."""
         names = self._schema.names
-        with np.errstate(invalid="ignore"):
-            huge = np.flatnonzero(np.abs(features) > FLOAT32_MAX)
+        huge = np.flatnonzero(np.isinf(features))
         if len(huge):
             i = int(huge[0])
             return EventError(

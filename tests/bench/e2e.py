@@ -52,10 +52,10 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class CpuLog:
-    """CPU seconds of the whole cluster over time, sampled from /proc."""
+    """CPU seconds of each part of the cluster over time, sampled from /proc."""
 
     info: ClusterInfo
-    samples: list[tuple[float, float]] = field(default_factory=list)
+    samples: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> CpuLog:
@@ -67,15 +67,20 @@ class CpuLog:
         self._done.set()
         self._thread.join()
 
-    def between(self, start_s: float, end_s: float) -> float:
-        """CPU seconds used between two wall-clock times."""
-        times, used = map(np.array, zip(*self.samples, strict=True))
-        return float(np.interp(end_s, times, used) - np.interp(start_s, times, used))
+    def between(self, start_s: float, end_s: float) -> dict[str, float]:
+        """CPU seconds that each part used between two wall-clock times."""
+        times = [time_s for time_s, _ in self.samples]
+        found = {}
+        for part in self.samples[-1][1]:
+            used = [by_part.get(part, 0.0) for _, by_part in self.samples]
+            found[part] = float(np.interp(end_s, times, used) - np.interp(start_s, times, used))
+        return found
 
     def _watch(self) -> None:
         while not self._done.wait(0.5):
-            pids = {*self.info.pids.values(), *cluster.worker_pids(self.info)}
-            self.samples.append((time.time(), sum(map(cpu_seconds, pids))))
+            used = {part: cpu_seconds(pid) for part, pid in self.info.pids.items()}
+            used["python"] = sum(map(cpu_seconds, cluster.worker_pids(self.info)))
+            self.samples.append((time.time(), used))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -136,17 +141,17 @@ def measure(info: ClusterInfo, form: str, events: int, parallelism: int) -> dict
     first = int(np.searchsorted(total, WARM_UP * total[-1]))
     seconds, measured = times[-1] - times[first], total[-1] - total[first]
     done = [c["state_size"] for c in checkpoints["history"] if c["status"] == "COMPLETED"]
+    used = cpu.between(times[first], times[-1])
+    parts = ", ".join(f"{part} {s / measured * 1e6:.1f}" for part, s in used.items() if s > 0.1)
     say(
         f"{form}: {measured:,.0f} events in {seconds:.1f} s after {WARM_UP:.0%} warm-up, "
         f"{report.value_bytes / events:.0f} bytes an event, checkpoints every "
         f"{config.flink.checkpoint_interval_s:g} s of up to {max(done, default=0) / 1e6:.0f} MB, "
-        "scores at least once"
+        f"scores at least once; CPU seconds per million: {parts}"
     )
     return {
         f"{form}_events_s": round(measured / seconds),
-        f"{form}_cpu_s_per_million": round(
-            cpu.between(times[first], times[-1]) / measured * 1e6, 2
-        ),
+        f"{form}_cpu_s_per_million": round(sum(used.values()) / measured * 1e6, 2),
     }
 
 
