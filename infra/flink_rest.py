@@ -97,12 +97,15 @@ class FlinkRest:
         self._call("PATCH", f"/jobs/{job_id}?mode=cancel", None)
         self._await_end(job_id, deadline_s)
 
-    def stop_with_savepoint(self, job_id: str, target_dir: str, deadline_s: float = 120.0) -> str:
+    def stop_with_savepoint(
+        self, job_id: str, target_dir: str | None = None, deadline_s: float = 120.0
+    ) -> str:
         """Stop a job after one last savepoint and return the savepoint's path.
 
         Args:
             job_id: the job.
-            target_dir: URI of the folder in which Flink makes the savepoint's folder.
+            target_dir: URI of the folder in which Flink makes the savepoint's folder; None is
+                the cluster's own.
             deadline_s: for savepoint and stop together.
         """
         end = time.monotonic() + deadline_s
@@ -118,7 +121,7 @@ class FlinkRest:
         operation = answer["operation"]
         if "location" not in operation:
             cause = operation.get("failure-cause", {}).get("stack-trace", "no cause given")
-            raise FlinkRestError(f"savepoint of job {job_id} failed: {cause}")
+            raise FlinkRestError(f"savepoint of job {job_id} failed: {root_cause(cause)}")
         self._await_end(job_id, max(1.0, end - time.monotonic()))
         return operation["location"]
 

@@ -29,7 +29,8 @@ from safetensors.numpy import save as tensor_bytes
 from models.calibration import Calibration
 from models.drift import DriftReference
 from models.errors import ArtifactError, ConfigError
-from models.forecaster import TERMS, Forecaster, ForecasterSpec, ScorePriors
+from models.forecaster import Forecaster, ScorePriors
+from models.kernel import TERMS, ForecasterSpec
 from models.linear import Linear
 from models.normaliser import NormaliserSpec, Priors
 from models.platform import signature

@@ -199,7 +199,7 @@ class Decoder:
                 given = event.features
                 if type(given) is list and len(given) == size:
                     try:
-                        flat.fromlist(given)
+                        flat.fromlist(given)  # type: ignore[arg-type]
                     except TypeError:  # a null; nothing was added
                         flat.fromlist(self._arrange(given))
                 else:

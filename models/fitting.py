@@ -16,8 +16,8 @@ from models import calibration, drift, linear
 from models.calibration import Calibration
 from models.drift import DriftReference
 from models.errors import TrainingError
-from models.forecaster import Forecaster, ForecasterSpec, ScorePriors
-from models.kernel import SCALE_MIN, TERMS
+from models.forecaster import Forecaster, ScorePriors
+from models.kernel import SCALE_MIN, TERMS, ForecasterSpec
 from models.linear import Linear
 from models.normaliser import Priors, fit_priors
 from models.schema import Schema

@@ -22,43 +22,15 @@ neighbours in the tile; here is what it works with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from models.errors import ArtifactError, ConfigError
-from models.kernel import TERMS, TILES, Kernel, PackedWeights, TileScores
+from models.errors import ArtifactError
+from models.kernel import TERMS, TILES, ForecasterSpec, Kernel, PackedWeights, TileScores
 from models.linear import Linear
-from models.normaliser import NormaliserSpec, Priors
+from models.normaliser import Priors
 from models.schema import Schema
-
-
-@dataclass(frozen=True, slots=True)
-class ForecasterSpec:
-    """The model's shape and the settings of its score."""
-
-    hidden: int = 64
-    lags: int = 5
-    #: A feature's squared residual over its mean square counts for at most this much.
-    cap: float = 100.0
-    #: What the squared standard value counts beside the squared residual.
-    level_weight: float = 0.1
-    #: Smoothing of the score over an entity's events, fast and slow; 1 = none.
-    alphas: tuple[float, float] = (0.1, 0.02)
-    normaliser: NormaliserSpec = field(default_factory=NormaliserSpec)
-
-    def __post_init__(self) -> None:
-        if self.hidden < 1 or self.lags < 1:
-            raise ConfigError(
-                f"forecaster: hidden and lags must be >= 1; got {self.hidden} and {self.lags}"
-            )
-        if len(self.alphas) != 2 or not all(0 < alpha <= 1 for alpha in self.alphas):
-            raise ConfigError(f"forecaster: alphas must be two in (0, 1]; got {self.alphas}")
-        if not self.cap > 0 or not self.level_weight >= 0:
-            raise ConfigError(
-                "forecaster: cap must be > 0 and level_weight >= 0; "
-                f"got {self.cap} and {self.level_weight}"
-            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +93,10 @@ class Forecaster:
         # Row 0 is the fleet's, so that 0 in an entity's state means "not in training".
         coefficients = np.concatenate([linear.pooled[None], linear.entity])  # (1 + E, L, F)
         packed = PackedWeights.of(self.weights, spec.hidden)
-        self._kernels = {rows: Kernel(self, packed, coefficients, rows) for rows in TILES}
+        bounds, floor = schema.bounds(), priors.std_floor
+        self._kernels = {
+            rows: Kernel(spec, packed, coefficients, bounds, floor, rows) for rows in TILES
+        }
 
     @property
     def fields(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:

@@ -14,15 +14,12 @@ large tile shares some 90 calls among many events, a small one does not waste th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.normaliser import Normaliser
-
-if TYPE_CHECKING:
-    from models.forecaster import Forecaster
+from models.errors import ConfigError
+from models.normaliser import Normaliser, NormaliserSpec
 
 LANES = 16  # 24 and more differ between slots on Haswell; 8 costs a third more
 TILES = (16, 64, 256)  # rows of a kernel call; multiples of `LANES`
@@ -36,6 +33,34 @@ LOG_SIGMA_MAX = 3.0
 # training has residual 0, and any scale would make a rounding error a surprise.
 SCALE_MIN = 1e-2
 TERMS = 2  # residuals with a scale of their own: of the forecast, of the linear part
+
+
+@dataclass(frozen=True, slots=True)
+class ForecasterSpec:
+    """The model's shape and the settings of its score."""
+
+    hidden: int = 64
+    lags: int = 5
+    #: A feature's squared residual over its mean square counts for at most this much.
+    cap: float = 100.0
+    #: What the squared standard value counts beside the squared residual.
+    level_weight: float = 0.1
+    #: Smoothing of the score over an entity's events, fast and slow; 1 = none.
+    alphas: tuple[float, float] = (0.1, 0.02)
+    normaliser: NormaliserSpec = field(default_factory=NormaliserSpec)
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.lags < 1:
+            raise ConfigError(
+                f"forecaster: hidden and lags must be >= 1; got {self.hidden} and {self.lags}"
+            )
+        if len(self.alphas) != 2 or not all(0 < alpha <= 1 for alpha in self.alphas):
+            raise ConfigError(f"forecaster: alphas must be two in (0, 1]; got {self.alphas}")
+        if not self.cap > 0 or not self.level_weight >= 0:
+            raise ConfigError(
+                "forecaster: cap must be > 0 and level_weight >= 0; "
+                f"got {self.cap} and {self.level_weight}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,23 +114,20 @@ class Kernel:
 
     def __init__(
         self,
-        forecaster: Forecaster,
+        spec: ForecasterSpec,
         packed: PackedWeights,
         coefficients: np.ndarray,
+        bounds: tuple[np.ndarray, np.ndarray],
+        std_floor: np.ndarray,
         rows: int,
     ) -> None:
         assert rows % LANES == 0
         self.rows = rows
-        self.spec = forecaster.spec
-        self._features = forecaster.schema.size
+        self.spec = spec
+        self._features = len(std_floor)
         self._packed = packed
         self._coefficients = coefficients  # (1 + E, L, F), the fleet's first
-        self._normaliser = Normaliser(
-            forecaster.spec.normaliser,
-            forecaster.schema.bounds(),
-            forecaster.priors.std_floor,
-            rows,
-        )
+        self._normaliser = Normaliser(spec.normaliser, bounds, std_floor, rows)
         self._allocate()
 
     def step(self, x: np.ndarray, rows: np.ndarray, learn: np.ndarray) -> TileScores:

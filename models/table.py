@@ -67,6 +67,8 @@ class EntityTable:
     def fill(self, names: Sequence[str], rows: np.ndarray) -> None:
         """Replace the whole content by `rows` (R,) of the entities `names`."""
         self.entity_ids, self._index = [], {}
+        # Zeroed anew: a later entity must not be given what one that left has remembered.
+        self.rows = np.zeros(max(64, len(names)), self.layout.dtype)
         self.add(names)
         self.rows[: len(names)] = rows
 

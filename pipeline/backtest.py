@@ -37,6 +37,9 @@ from transforms.replay import Range, ReplayTopic, read_range
 # Entities drawn in the report, the worst first; their values are read from the log again.
 REPORT_ENTITIES_MAX = 12
 RUNNERS = ("inprocess", "flink")
+# With checkpoints on, Beam's Flink sources stay for ever even when they have nothing more
+# to say, and the job would never end.
+ENDING = "--shutdown_sources_after_idle_ms=0"
 Say = Callable[[str], None]
 
 
@@ -78,7 +81,9 @@ def backtest(
         # A job of its own name, so that `streamgauge stop` means the live one.
         named = dataclasses.replace(config, name=f"{config.name}-backtest")
         flink = config.flink
-        options = beam_options(named, flink.job_endpoint, flink.worker_endpoint, None, beam_args)
+        options = beam_options(
+            named, flink.job_endpoint, flink.worker_endpoint, None, [ENDING, *beam_args]
+        )
         replay = run_on_flink(config, artifact, reading, out / "parts", options)
     else:
         replay = run_in_process(config, artifact, reading, out / "parts", listener)

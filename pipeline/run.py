@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from infra.embedded import embedded
 from infra.flink_rest import FlinkRest
@@ -21,6 +21,7 @@ START_S_MAX = 120.0
 #: States of a Flink job that holds its place.
 LIVE_STATES = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "CANCELLING")
 EMBEDDED_FOLDER = Path("build/embedded")
+STAY_POLL_S = 0.5
 
 
 def run(
@@ -47,6 +48,8 @@ def run(
     """
     artifact = preflight.load_artifact(config)
     partitions = preflight.check_input(config, artifact)
+    if not is_embedded:
+        _check_cluster(config)  # before anything is made on the broker
     for topic in preflight.ensure_output_topics(config, partitions):
         say(f"created topic {topic}")
     say(
@@ -60,15 +63,13 @@ def run(
             )
             pipeline = _pipeline(config, artifact, options)
             say("running until interrupted")
-            pipeline.run().wait_until_finish()
+            _stay(pipeline.run())
         return None
-    broker.connect_to(config.flink.job_endpoint, "flink.job_endpoint", "Beam's job server")
     options = beam_options(
         config, config.flink.job_endpoint, config.flink.worker_endpoint, savepoint, beam_args
     )
     rest = FlinkRest(config.flink.rest_url)
     before = {job.job_id for job in rest.jobs()}
-    _refuse_second(rest, config.name)
     result = _pipeline(config, artifact, options).run()
     return _await_running(rest, config, before, result, say)
 
@@ -95,7 +96,7 @@ def stop(
         rest.cancel(running[0].job_id)
         say(f"cancelled {config.name} ({running[0].job_id})")
         return None
-    path = rest.stop_with_savepoint(running[0].job_id, savepoint_dir or "")
+    path = rest.stop_with_savepoint(running[0].job_id, savepoint_dir)
     say(f"stopped {config.name} ({running[0].job_id})")
     return path
 
@@ -141,6 +142,19 @@ def _pipeline(
     return pipeline
 
 
+def _stay(result: PipelineResult) -> None:
+    """Stay as long as an embedded job runs, which is until this process is interrupted.
+
+    `wait_until_finish` would do, but its threads end in a traceback when the job server does.
+    """
+    while not PipelineState.is_terminal(state := result.state):
+        time.sleep(STAY_POLL_S)
+    raise ConfigError(
+        f"flink: the embedded job must run until it is interrupted; it is {state}. "
+        f"{EMBEDDED_FOLDER / 'logs' / 'job-server.log'} says why"
+    )
+
+
 def _existing(savepoint: str) -> str:
     """A savepoint path that exists, if it is a local one."""
     local = savepoint.removeprefix("file:")
@@ -149,12 +163,13 @@ def _existing(savepoint: str) -> str:
     return savepoint
 
 
-def _refuse_second(rest: FlinkRest, name: str) -> None:
-    """Two jobs of one name would score every event twice."""
-    for job in rest.jobs():
-        if job.name == name and job.state in LIVE_STATES:
+def _check_cluster(config: Config) -> None:
+    """The cluster must answer, and be free of a job of this name: two would score all twice."""
+    broker.connect_to(config.flink.job_endpoint, "flink.job_endpoint", "Beam's job server")
+    for job in FlinkRest(config.flink.rest_url).jobs():
+        if job.name == config.name and job.state in LIVE_STATES:
             raise ConfigError(
-                f"name: no job {name!r} may be running already; {job.job_id} is. "
+                f"name: no job {config.name!r} may be running already; {job.job_id} is. "
                 "Stop it with `streamgauge stop`, or give this one another name"
             )
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from models import artifact, fitting
 from models.errors import ConfigError
 from models.fitting import Prepared
-from models.forecaster import ForecasterSpec
+from models.kernel import ForecasterSpec
 from models.training import Progress, Sequences, Trainer, TrainingSettings, cut
 from pipeline.datasets import Dataset, load
 from pipeline.progress import Say, progress, say

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from models import artifact, calibration, drift
-from models.forecaster import Forecaster, ForecasterSpec, ScorePriors, weight_shapes
-from models.kernel import TERMS
+from models.forecaster import Forecaster, ScorePriors, weight_shapes
+from models.kernel import TERMS, ForecasterSpec
 from models.linear import Linear
 from models.normaliser import NormaliserSpec, Priors
 from models.schema import Feature, Schema

@@ -9,8 +9,8 @@ from artifacts import KNOWN_ENTITIES, make_forecaster
 
 from models import selftest
 from models.errors import ArtifactError, ConfigError
-from models.forecaster import Forecaster, ForecasterSpec
-from models.kernel import TILES, TileScores
+from models.forecaster import Forecaster
+from models.kernel import TILES, ForecasterSpec, TileScores
 from models.normaliser import NormaliserSpec
 from models.sequences import new_rows
 

@@ -8,7 +8,7 @@ import pytest
 
 from models import artifact, fitting, linear
 from models.errors import ConfigError, TrainingError
-from models.forecaster import ForecasterSpec
+from models.kernel import ForecasterSpec
 from models.schema import Feature, Schema
 from models.sequences import score_series
 from models.series import Series
