@@ -18,8 +18,8 @@ import msgspec
 import yaml
 
 from models.alerting import AlertPolicy
-from models.decode import DecodeLimits
 from models.errors import ConfigError
+from models.event_rules import DecodeLimits
 from models.scorer import ScoringPolicy
 
 #: librdkafka properties that are secrets; job graphs are visible in runners' web pages.

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import decode
-from models.decode import DecodeLimits, Decoder, Message
+from models import event_rules
+from models.decode import Decoder
+from models.event_rules import DecodeLimits, Message
 from models.schema import Feature, Schema
 
 TIME = 1_704_067_200_000_000
@@ -87,33 +88,33 @@ def test_arrow_columns_by_name_are_put_in_order():
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        (b"", decode.UNREADABLE),
-        (b"{", decode.UNREADABLE),
-        (b"\xff\xfe", decode.UNREADABLE),
-        (b"[" * 100_000, decode.UNREADABLE),
-        (b'"text"', decode.UNREADABLE),
-        (as_json()[:-3], decode.UNREADABLE),
-        (b'{"event_time_us":1,"features":[1,2,3]}', decode.UNREADABLE),
-        (as_json(entity_id=7), decode.UNREADABLE),
-        (as_json(event_time_us=str(TIME)), decode.UNREADABLE),
-        (as_json(features=("1", 2, 3)), decode.UNREADABLE),
-        (as_json().replace(b"2.5", b"NaN"), decode.UNREADABLE),
-        (as_json().replace(b"2.5", b"1e999"), decode.UNREADABLE),
-        (as_json(entity_id=""), decode.BAD_ENTITY),
-        (as_json(entity_id="x" * 257), decode.BAD_ENTITY),
-        (as_json(event_time_us=TIME // 1000), decode.BAD_TIME),
-        (as_json(event_time_us=TIME // 1_000_000), decode.BAD_TIME),
-        (as_json(event_time_us=TIME * 1000), decode.BAD_TIME),
-        (as_json(event_time_us=-1), decode.BAD_TIME),
-        (as_json(event_time_us=NOW + 301_000_000), decode.FUTURE_TIME),
-        (as_json(features=(1, 2)), decode.BAD_FEATURES),
-        (as_json(features={"other": 1}), decode.BAD_FEATURES),
-        (as_json(features=(1e39, 2, 3)), decode.BAD_FEATURES),
-        (as_json(features=(None, None, None)), decode.MISSING_VALUE),
-        (as_arrow(["a"], [TIME], [[1.0, 2.0]]), decode.BAD_FEATURES),
-        (as_arrow(["a"], [TIME], [[1.0, 2.0, 3.0]])[:100], decode.UNREADABLE),
-        (as_arrow(["a"], [TIME], [[1.0, 2.0, 3.0]], ("e", "t", "f")), decode.BAD_ENTITY),
-        (b"\xff\xff\xff\xff" + bytes(range(200)), decode.UNREADABLE),
+        (b"", event_rules.UNREADABLE),
+        (b"{", event_rules.UNREADABLE),
+        (b"\xff\xfe", event_rules.UNREADABLE),
+        (b"[" * 100_000, event_rules.UNREADABLE),
+        (b'"text"', event_rules.UNREADABLE),
+        (as_json()[:-3], event_rules.UNREADABLE),
+        (b'{"event_time_us":1,"features":[1,2,3]}', event_rules.UNREADABLE),
+        (as_json(entity_id=7), event_rules.UNREADABLE),
+        (as_json(event_time_us=str(TIME)), event_rules.UNREADABLE),
+        (as_json(features=("1", 2, 3)), event_rules.UNREADABLE),
+        (as_json().replace(b"2.5", b"NaN"), event_rules.UNREADABLE),
+        (as_json().replace(b"2.5", b"1e999"), event_rules.UNREADABLE),
+        (as_json(entity_id=""), event_rules.BAD_ENTITY),
+        (as_json(entity_id="x" * 257), event_rules.BAD_ENTITY),
+        (as_json(event_time_us=TIME // 1000), event_rules.BAD_TIME),
+        (as_json(event_time_us=TIME // 1_000_000), event_rules.BAD_TIME),
+        (as_json(event_time_us=TIME * 1000), event_rules.BAD_TIME),
+        (as_json(event_time_us=-1), event_rules.BAD_TIME),
+        (as_json(event_time_us=NOW + 301_000_000), event_rules.FUTURE_TIME),
+        (as_json(features=(1, 2)), event_rules.BAD_FEATURES),
+        (as_json(features={"other": 1}), event_rules.BAD_FEATURES),
+        (as_json(features=(1e39, 2, 3)), event_rules.BAD_FEATURES),
+        (as_json(features=(None, None, None)), event_rules.MISSING_VALUE),
+        (as_arrow(["a"], [TIME], [[1.0, 2.0]]), event_rules.BAD_FEATURES),
+        (as_arrow(["a"], [TIME], [[1.0, 2.0, 3.0]])[:100], event_rules.UNREADABLE),
+        (as_arrow(["a"], [TIME], [[1.0, 2.0, 3.0]], ("e", "t", "f")), event_rules.BAD_ENTITY),
+        (b"\xff\xff\xff\xff" + bytes(range(200)), event_rules.UNREADABLE),
     ],
 )
 def test_bad_message_becomes_a_dead_letter_with_its_reason(payload, expected):
@@ -134,10 +135,10 @@ def test_bad_rows_of_an_arrow_batch_leave_the_good_ones():
     block, dead = run(as_arrow(entities, times, rows))
     assert block.row.tolist() == [0]
     assert [(letter.row, letter.reason) for letter in dead] == [
-        (1, decode.BAD_ENTITY),
-        (2, decode.BAD_TIME),
-        (3, decode.BAD_FEATURES),
-        (4, decode.BAD_ENTITY),
+        (1, event_rules.BAD_ENTITY),
+        (2, event_rules.BAD_TIME),
+        (3, event_rules.BAD_FEATURES),
+        (4, event_rules.BAD_ENTITY),
     ]
 
 
@@ -155,16 +156,16 @@ def test_payload_of_a_dead_letter_is_bounded():
 
 def test_a_message_over_the_limit_is_refused_unread():
     limits = DecodeLimits(message_bytes_max=50)
-    assert reason(as_json("a" * 60), limits=limits)[0] == decode.TOO_LARGE
+    assert reason(as_json("a" * 60), limits=limits)[0] == event_rules.TOO_LARGE
     many = as_arrow(["a"] * 9, [TIME] * 9, [[1, 2, 3]] * 9)
-    assert reason(many, limits=limits)[0] == decode.TOO_LARGE
-    assert reason(many, limits=DecodeLimits(events_per_message_max=8))[0] == decode.TOO_LARGE
+    assert reason(many, limits=limits)[0] == event_rules.TOO_LARGE
+    assert reason(many, limits=DecodeLimits(events_per_message_max=8))[0] == event_rules.TOO_LARGE
 
 
 def test_missing_values_are_refused_where_the_schema_says_so():
     schema = Schema(SCHEMA.features, missing="refuse")
     payload = as_json(features=(1, None, 3))
-    assert reason(payload, schema=schema)[0] == decode.MISSING_VALUE
+    assert reason(payload, schema=schema)[0] == event_rules.MISSING_VALUE
 
 
 def test_dead_letters_come_in_offset_order_whatever_their_kind():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.decode import Decoder
-from models.decode import Message as Read
 from models.errors import ConfigError
+from models.event_rules import Message as Read
 from models.schema import Feature, Schema
 from models.series import Series
 from pipeline.datasets import START_US, Dataset

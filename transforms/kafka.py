@@ -21,8 +21,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from models.decode import EVENT_TIME_US_MAX, Message
 from models.errors import ConfigError
+from models.event_rules import EVENT_TIME_US_MAX, Message
 
 METADATA_S_MAX = 30.0  # a broker that restarts answers again within this
 MESSAGES_MAX = 10_000  # one consume() call builds a list of this many messages at most

@@ -31,7 +31,8 @@ from confluent_kafka import KafkaException
 
 from models.block import encode_block
 from models.chain import cut, new_ends
-from models.decode import DecodeLimits, Decoder
+from models.decode import Decoder
+from models.event_rules import DecodeLimits
 from models.position import Position, decode_position, encode_position
 from models.schema import Schema
 from transforms.dead_letters import encode_dead_letter

@@ -18,7 +18,8 @@ from apache_beam.typehints import with_output_types
 
 from models.block import NOTHING_BEFORE, Block, encode_block
 from models.chain import cut, new_ends
-from models.decode import Decoder, Message
+from models.decode import Decoder
+from models.event_rules import Message
 from models.position import Position
 from models.series import Series
 from transforms.kafka import PartitionReader
