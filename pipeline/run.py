@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,6 +131,9 @@ def beam_options(
     ]
     if savepoint:
         arguments.append(f"--savepoint_path={_existing(savepoint)}")
+    # Options of the Java runner are unknown to the Python SDK, which warns of each and
+    # passes it on all the same.
+    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.ERROR)
     return PipelineOptions([*arguments, *beam_args])
 
 
