@@ -6,6 +6,7 @@ way there is tried first, step by step, and the first step that fails is named.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from models.errors import ConfigError
 CONNECT_TIMEOUT_S = 3.0
 ADMIN_TIMEOUT_MS = 5_000
 DEFAULT_PORT = 9092
+
+# What it has to say is raised; its warnings about a busy machine help no operator.
+logging.getLogger("kafka").setLevel(logging.ERROR)
 
 Settings = Mapping[str, Any]
 
