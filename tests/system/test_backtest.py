@@ -1,0 +1,66 @@
+"""A backtest of a range that was scored live says the same, bit for bit, and to files only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import live
+import outcome
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from outcome import ScoredFleet
+
+from infra.info import ClusterInfo
+from pipeline.backtest import RUNNERS, backtest
+from pipeline.config import Config
+
+pytestmark = pytest.mark.system
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_backtest_says_what_the_live_job_said(
+    cluster: ClusterInfo, scored_fleet: ScoredFleet, runner: str, tmp_path: Path
+) -> None:
+    config, found = scored_fleet.config, scored_fleet.found
+    before = output_ends(cluster, config)
+
+    replay, summary = backtest(config, "earliest", "latest", tmp_path, runner, say=live.silent)
+
+    replayed = outcome.plain(replay.scores)
+    assert outcome.differing(replayed, found.scores) == 0
+    assert len(replayed) == len(found.scores)
+    assert {alert["id"]: alert for alert in replay.alerts} == found.alerts
+    letters = {letter["id"]: letter["reason"] for letter in replay.dead_letters}
+    assert letters == {name: about["reason"] for name, about, _ in found.letters}
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (summary["events"], summary["entities"]) == (len(found.scores), 1_000)
+    assert output_ends(cluster, config) == before, "a backtest must not write to live topics"
+
+
+def test_backtest_of_part_of_a_range_scores_exactly_its_events(
+    cluster: ClusterInfo, scored_fleet: ScoredFleet, tmp_path: Path
+) -> None:
+    config, found = scored_fleet.config, scored_fleet.found
+    inside = {0: range(1000, 1500), 1: range(2000, 2500)}
+
+    replay, _ = backtest(config, "0:1000,1:2000", "0:1500,1:2500", tmp_path, say=live.silent)
+
+    events = outcome.events_of(found.scores)
+    expected = [event for event in events if event[1] in inside.get(event[0], ())]
+    assert outcome.events_of(replay.scores) == expected
+
+
+def output_ends(cluster: ClusterInfo, config: Config) -> dict[TopicPartition, int]:
+    """End offsets of the topics that a live job writes."""
+    consumer = KafkaConsumer(bootstrap_servers=cluster.bootstrap_servers, group_id=None)
+    try:
+        partitions = [
+            TopicPartition(topic, partition)
+            for topic in config.output_topics()
+            for partition in consumer.partitions_for_topic(topic) or ()
+        ]
+        assert {partition.topic for partition in partitions} == set(config.output_topics())
+        return consumer.end_offsets(partitions)
+    finally:
+        consumer.close()

@@ -1,0 +1,66 @@
+"""A job that loses its TaskManager or a Python worker loses nothing and changes no bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+
+import fleet
+import live
+import outcome
+import pytest
+
+from infra import cluster as local
+from infra.info import ClusterInfo
+
+pytestmark = pytest.mark.system
+
+# Turns of the fleet; while those in the middle are sent and scored, something is killed.
+BEFORE, AROUND, AFTER = range(2), range(2, 5), range(5, fleet.TURNS)
+
+
+def kill_task_manager(cluster: ClusterInfo) -> None:
+    """`kill -9` of the one TaskManager; its supervisor starts another."""
+    local.kill_part(cluster, "taskmanager-0", signal.SIGKILL)
+
+
+def kill_worker(cluster: ClusterInfo) -> None:
+    """`kill -9` of a Python worker."""
+    os.kill(local.worker_pids(cluster)[0], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_task_manager, kill_worker])
+def test_a_kill_in_the_middle_loses_nothing_and_changes_no_bit(
+    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, kill: Callable[[ClusterInfo], None]
+) -> None:
+    topic = live.new_name("fleet")
+    live.create_topic(cluster, topic, outcome.PARTITIONS)
+    config = live.job_config(cluster, artifact, topic)
+    job_id = jobs.start(config)
+
+    with ThreadPoolExecutor(1) as pool, live.Scores(cluster, config) as scores:
+        sent = [fleet.produce_fleet(cluster, topic, BEFORE)]
+        scores.await_events(sent[0].events - sent[0].malformed, jobs)
+        before = jobs.checkpoints(job_id)
+        live.wait_for(lambda: jobs.checkpoints(job_id) > before, "a checkpoint", jobs)
+        sending = pool.submit(fleet.produce_fleet, cluster, topic, AROUND)
+        # Scores that the checkpoint does not know: they will be written again.
+        scores.await_events(scores.events() + 2_500, jobs)
+        kill(cluster)
+        sent.append(sending.result(live.DEADLINE_S))
+        sent.append(fleet.produce_fleet(cluster, topic, AFTER))
+
+    expected = outcome.score_offline(cluster, config)
+    outcome.await_outputs(cluster, config, expected, jobs)
+    assert jobs.rest.job(job_id).exceptions, "the job must have felt the kill"
+    jobs.cancel_all()
+    found = outcome.read_outputs(cluster, config)
+    outcome.check_complete(found, expected)
+    events, malformed = (sum(counts) for counts in zip(*map(astuple, sent), strict=True))
+    assert len(expected.scores) + len(expected.letters) == events == fleet.EVENTS
+    assert len(expected.letters) == malformed
+    assert len(found.scores) > len(expected.scores), "some scores must have been written twice"

@@ -1,0 +1,55 @@
+"""The live job on real Kafka and real Flink: everything in, everything out, bit for bit."""
+
+from __future__ import annotations
+
+import outcome
+import pytest
+from outcome import ScoredFleet
+
+pytestmark = pytest.mark.system
+
+
+def test_scored_and_dead_letters_are_what_was_produced(scored_fleet: ScoredFleet) -> None:
+    produced, found = scored_fleet.produced, scored_fleet.found
+
+    scored = len(outcome.without_repeats(found.scores))
+    dead = len({name for name, *_ in found.letters})
+
+    assert produced.events == 200_000
+    assert len(set(found.scores["entity_id"].to_pylist())) == 1_000
+    assert dead == produced.malformed
+    assert scored + dead == produced.events
+
+
+def test_without_a_failure_nothing_is_said_twice(scored_fleet: ScoredFleet) -> None:
+    found = scored_fleet.found
+
+    assert len(outcome.without_repeats(found.scores)) == len(found.scores)
+    assert len({name for name, *_ in found.letters}) == len(found.letters)
+
+
+def test_everything_said_live_is_what_an_offline_scoring_says(scored_fleet: ScoredFleet) -> None:
+    outcome.check_complete(scored_fleet.found, scored_fleet.expected)
+
+
+def test_alerts_open_and_close(scored_fleet: ScoredFleet) -> None:
+    """Equal alerts live, offline and in a backtest mean something only if there are some."""
+    statuses = [alert["status"] for alert in scored_fleet.found.alerts.values()]
+
+    assert statuses.count("opened") >= 10
+    assert statuses.count("closed") >= 10
+
+
+def test_every_dead_letter_names_origin_and_reason_and_is_bounded(
+    scored_fleet: ScoredFleet,
+) -> None:
+    bytes_max = scored_fleet.config.input.limits.dead_letter_bytes_max
+
+    for name, about, payload in scored_fleet.found.letters:
+        assert about["topic"] == scored_fleet.config.input.topic
+        assert name == "/".join(about[key] for key in ("topic", "partition", "offset", "row"))
+        assert about["reason"] and about["detail"]
+        assert len(payload or b"") <= bytes_max
+
+    reasons = {about["reason"] for _, about, _ in scored_fleet.found.letters}
+    assert reasons == {"unreadable", "bad_features", "bad_entity_id", "bad_event_time"}

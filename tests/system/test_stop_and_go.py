@@ -1,0 +1,105 @@
+"""A topic that grows, in events and in partitions, under a job that is stopped and goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import live
+import numpy as np
+import outcome
+import pytest
+
+from infra.info import ClusterInfo
+from models.schema import Feature, Schema
+from models.series import Series
+from pipeline.config import Config
+from pipeline.datasets import START_US, Dataset
+from pipeline.payloads import Message, messages
+from pipeline.produce import send
+from pipeline.run import stop
+
+pytestmark = pytest.mark.system
+
+FEATURES, STEP_US = 38, 60_000_000
+ENTITIES, ROWS = 9, 40  # per partition and phase
+JUMP, JUMP_ROWS = 20.0, slice(20, 30)
+RARE = {"once_in": 1_000, "close_once_in": 100, "critical_once_in": 1_000_000}
+
+
+class Senders:
+    """Sends one phase of events after the other; in each one entity per partition jumps."""
+
+    def __init__(self, cluster: ClusterInfo, topic: str) -> None:
+        self._cluster, self._topic = cluster, topic
+        self._phases = 0
+        self.events = 0
+        self.jumped: set[str] = set()
+
+    def send(self, partitions: int) -> None:
+        """Send a phase to the first `partitions` partitions."""
+        for partition in range(partitions):
+            payloads = self._payloads(partition)
+            self.events += send(payloads, self._topic, self._cluster.bootstrap_servers)
+            self.jumped.add(f"sensor-{partition}-{self._phases}")
+        self._phases += 1
+
+    def _payloads(self, partition: int) -> Iterator[Message]:
+        rng = np.random.default_rng([partition, self._phases])
+        first = self._phases * ROWS
+        times = START_US + STEP_US * np.arange(first, first + ROWS, dtype=np.int64)
+        values = rng.normal(size=(ENTITIES, ROWS, FEATURES)).astype(np.float32)
+        values[self._phases, JUMP_ROWS] += np.float32(JUMP)
+        series = tuple(Series(f"sensor-{partition}-{i}", times, values[i]) for i in range(ENTITIES))
+        schema = Schema(tuple(Feature(f"f{i:02d}") for i in range(FEATURES)))
+        phase = Dataset("sensors", "test", schema, series, STEP_US, "0" * 64)
+        for message in messages(phase, "json", 1):
+            yield message._replace(partition=partition)
+
+
+def test_a_growing_topic_is_followed_over_savepoints_and_parallelisms(
+    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs
+) -> None:
+    topic = live.new_name("sensors")
+    live.create_topic(cluster, topic, 2)
+    config = live.job_config(
+        cluster, artifact, topic, alerts=RARE, input={"discovery_interval_s": 1.0}
+    )
+    senders = Senders(cluster, topic)
+    senders.send(2)
+    jobs.start(config)
+    with live.Scores(cluster, config) as scores:
+        scores.await_events(senders.events, jobs)
+        senders.send(2)
+        scores.await_events(senders.events, jobs)
+
+        with live.admin(cluster) as client:
+            client.create_partitions({topic: 3})
+        senders.send(3)
+        scores.await_events(senders.events, jobs)
+
+        for parallelism in (2, 4, 1):
+            savepoint = stop(config, say=live.silent)
+            senders.send(3)
+            config = at(config, parallelism)
+            jobs.start(config, savepoint)
+            senders.send(3)
+            scores.await_events(senders.events, jobs)
+
+    expected = outcome.score_offline(cluster, config)
+    assert len(expected.scores) == senders.events
+    outcome.await_outputs(cluster, config, expected, jobs)
+    jobs.cancel_all()
+    found = outcome.read_outputs(cluster, config)
+    outcome.check_complete(found, expected)
+    assert len(found.scores) == senders.events, "a planned stop must not make anything twice"
+    opened = {a["entity_id"] for a in found.alerts.values() if a["status"] == "opened"}
+    assert opened == senders.jumped
+
+
+def at(config: Config, parallelism: int) -> Config:
+    """The same job at another parallelism."""
+    return dataclasses.replace(
+        config, flink=dataclasses.replace(config.flink, parallelism=parallelism)
+    )
