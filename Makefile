@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train-env check bench-e2e lock clean
+.PHONY: help demo test simulate train-env check bench-e2e lock clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -20,6 +20,11 @@ test: .venv/dev  ## All tests, on a real broker and a real Flink too.
 	@$(BIN)/python -m pytest -q
 
 train-env: .venv/train ## Add what training needs (torch: a large download).
+
+SEEDS ?= 0-9999
+
+simulate: .venv/dev ## Simulated pipelines, one a seed: 10,000, or SEEDS=18, or SEEDS=0-499.
+	@PYTHONPATH=tests $(BIN)/python -m simulator.simulate --seeds $(SEEDS)
 
 check: .venv/dev ## Format, lint, types.
 	$(BIN)/ruff format .

@@ -188,24 +188,30 @@ class ShardScorer:
             cells.held.add(encode_block(block))
             epoch.held += 1
             outcome.held += 1
-            if epoch.held <= self._policy.held_blocks_max:
-                return []
-            outcome.desyncs += 1
-            epoch.desyncs += 1
-            return self._release(epoch, cells, outcome, gap_given_up=block.partition)
+            is_full = epoch.held > self._policy.held_blocks_max
+            return self._release(epoch, cells, outcome) if is_full else []
         ready = [self._advance(epoch, block)]
         if epoch.held:
-            ready += self._release(epoch, cells, outcome, gap_given_up=None)
+            ready += self._release(epoch, cells, outcome)
         return ready
 
-    def _release(
-        self, epoch: Epoch, cells: Cells, outcome: Outcome, gap_given_up: int | None
-    ) -> list[Block]:
-        """Take the held blocks that continue their chains, jumping one gap if it is given up."""
-        held = [decode_block(bytes(data)) for data in cells.held.read()]
-        held.sort(key=lambda b: (b.partition, b.previous_end, b.first_offset))
+    def _release(self, epoch: Epoch, cells: Cells, outcome: Outcome) -> list[Block]:
+        """Take the held blocks that continue their chains; past the bound jump one gap.
+
+        A block that was delivered twice counts once towards the bound, and the gap that is
+        given up is the one with most blocks behind it: others may be about to close.
+        """
+        decoded = [decode_block(bytes(data)) for data in cells.held.read()]
+        held = {(b.partition, b.previous_end, b.first_offset, b.end_offset): b for b in decoded}
+        outcome.duplicates += len(decoded) - len(held)
+        gap_given_up = None
+        if len(held) > self._policy.held_blocks_max:
+            behind = [partition for partition, *_ in sorted(held)]
+            gap_given_up = max(behind, key=behind.count)
+            outcome.desyncs += 1
+            epoch.desyncs += 1
         ready, waiting = [], []
-        for block in held:
+        for _, block in sorted(held.items(), key=lambda item: item[0]):
             link = link_of(block, epoch.positions.get(block.partition, NOTHING_BEFORE))
             if link is Link.GAP and block.partition == gap_given_up:
                 gap_given_up, link = None, Link.NEXT
