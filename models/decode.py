@@ -44,6 +44,8 @@ class Decoder:
         self._rules = EventRules(schema, limits or DecodeLimits())
         self._json = JsonEvents(self._rules)
         self._arrow = ArrowEvents(self._rules)
+        #: Events and dead letters of the last call.
+        self.events_decoded = 0
 
     def decode(
         self, partition: int, messages: Sequence[Message], first_offset: int, end_offset: int
@@ -76,7 +78,9 @@ class Decoder:
                 dead.append(self._letter(partition, message, (0, -1, error, None)))
         if run:
             take(run, *self._json.decode(run))
-        return self._block(partition, first_offset, end_offset, parts), dead
+        block = self._block(partition, first_offset, end_offset, parts)
+        self.events_decoded = len(block) + len(dead)
+        return block, dead
 
     def _letter(self, partition: int, message: Message, refusal: Refusal) -> DeadLetter:
         _, row, error, payload = refusal

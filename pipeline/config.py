@@ -66,8 +66,9 @@ class Input:
     discovery_interval_s: float = 30.0
     #: How long an idle partition rests between two polls, milliseconds.
     poll_interval_ms: int = 20
-    #: Most payload bytes taken in one block.
-    block_bytes_max: int = 8_388_608
+    #: About the most events taken in one block: larger ones leave the processor's caches,
+    #: smaller ones pay more per block.
+    block_events_max: int = 6_000
     #: Feature names in order that the artifact must have; None takes whatever it has.
     features: list[str] | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
@@ -77,7 +78,7 @@ class Input:
         _one_of("input.routing", self.routing, ROUTINGS)
         _at_least("input.discovery_interval_s", self.discovery_interval_s, 1)
         _at_least("input.poll_interval_ms", self.poll_interval_ms, 1)
-        _at_least("input.block_bytes_max", self.block_bytes_max, 1_024)
+        _at_least("input.block_events_max", self.block_events_max, 1)
         parse_start(self.start)
 
 
@@ -147,9 +148,9 @@ class Flink:
     #: Fixed for the life of a job's state; the most a job can ever be scaled out to.
     max_parallelism: int = 128
     checkpoint_interval_s: float = 10.0
-    #: A bundle ends after this time or size; latency against overhead.
-    bundle_time_ms: int = 5
-    bundle_size: int = 4
+    #: A bundle of blocks ends after this time or size; latency against overhead.
+    bundle_time_ms: int = 20
+    bundle_size: int = 16
 
     def __post_init__(self) -> None:
         for name in ("job_endpoint", "worker_endpoint"):

@@ -80,7 +80,7 @@ def source(config: Config, artifact: Artifact) -> Source:
         config.input.limits,
         config.scoring.shards,
         config.input.routing,
-        config.input.block_bytes_max,
+        config.input.block_events_max,
         config.flink.max_parallelism,
     )
 

@@ -46,6 +46,8 @@ KEEP_ALIVE_S = 6 * 3600
 # Blocks taken in one firing of the poll timer while there is more to read.
 BLOCKS_PER_POLL = 4
 POLL_WAIT_S = 0.001
+# Taken for an event of a partition of which nothing was decoded yet.
+EVENT_BYTES = 512
 FROM_CONFIGURED, FROM_BEGINNING = b"c", b"b"
 _COUNT = struct.Struct("<I")
 
@@ -61,7 +63,7 @@ class Source:
     limits: DecodeLimits
     shards: int
     routing: str
-    block_bytes_max: int
+    block_events_max: int
     max_parallelism: int
 
     def decode_and_cut(
@@ -212,6 +214,7 @@ class PollPartitions(beam.DoFn):
     def setup(self) -> None:
         self._decoder = Decoder(self._source.schema, self._source.limits)
         self._readers: dict[int, PartitionReader] = {}
+        self._event_bytes: dict[int, float] = {}  # of each partition, as last seen
 
     def teardown(self) -> None:
         for reader in self._readers.values():
@@ -246,6 +249,8 @@ class PollPartitions(beam.DoFn):
                 break
             self._read.inc(len(read[0]))
             yield from source.decode_and_cut(self._decoder, partition, read, at)
+            size = sum(len(message.payload) for message in read[0])
+            self._event_bytes[partition] = size / max(1, self._decoder.events_decoded)
         if at.next_offset != began:
             position.write(encode_position(at))
             rest_s = 0.0
@@ -256,8 +261,9 @@ class PollPartitions(beam.DoFn):
     def _read_next(self, partition: int, at: Position) -> tuple[list, int]:
         """The next messages; settles a missing offset as the operator decided."""
         reader = self._reader(partition)
+        bytes_max = self._source.block_events_max * self._event_bytes.get(partition, EVENT_BYTES)
         try:
-            return reader.read(at.next_offset, self._source.block_bytes_max, POLL_WAIT_S)
+            return reader.read(at.next_offset, int(bytes_max), POLL_WAIT_S)
         except MissingOffsetError:
             if self._polling.on_missing_offset == "fail":
                 raise

@@ -29,6 +29,7 @@ from transforms.read import DEAD_LETTERS, Source
 # A replay waits this long for the next message of a range the broker says it has.
 STALLED_S_MAX = 60.0
 READ_WAIT_S = 0.5
+BLOCK_BYTES = 1 << 21
 SERIES_BLOCK_EVENTS = 4_096
 _PAIR = struct.Struct("<II")
 
@@ -90,7 +91,7 @@ def read_messages(source: Source, given: Range) -> Iterator[tuple[list[Message],
     deadline = time.monotonic() + STALLED_S_MAX
     try:
         while following < given.end:
-            messages, end = reader.read(following, source.block_bytes_max, READ_WAIT_S)
+            messages, end = reader.read(following, BLOCK_BYTES, READ_WAIT_S)
             inside = [message for message in messages if message.offset < given.end]
             if inside:
                 following = min(end, given.end)
