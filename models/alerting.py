@@ -58,10 +58,10 @@ class AlertPolicy:
             raise ConfigError(
                 f"alerts: needs 1 <= k <= n <= {RECENT_MAX}; got k = {self.k}, n = {self.n}"
             )
-        if not 1 < self.close_once_in <= self.once_in <= self.critical_once_in:
+        if not 1 < self.close_once_in <= self.once_in:
             raise ConfigError(
-                "alerts: needs 1 < close_once_in <= once_in <= critical_once_in; got "
-                f"{self.close_once_in:g}, {self.once_in:g}, {self.critical_once_in:g}"
+                "alerts: needs 1 < close_once_in <= once_in; got "
+                f"close_once_in = {self.close_once_in:g}, once_in = {self.once_in:g}"
             )
         if self.close_after < 1:
             raise ConfigError(f"alerts: close_after must be at least 1; got {self.close_after}")
