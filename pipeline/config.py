@@ -68,7 +68,7 @@ class Input:
     poll_interval_ms: int = 20
     #: About the most events taken in one block: larger ones leave the processor's caches,
     #: smaller ones pay more per block.
-    block_events_max: int = 6_000
+    block_events_max: int = 20_000
     #: Feature names in order that the artifact must have; None takes whatever it has.
     features: list[str] | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
