@@ -95,12 +95,6 @@ def stop_part(info: ClusterInfo, name: str) -> None:
     lifecycle.stop_parts(info.directory, [_part(info, name).name])
 
 
-def restart_part(info: ClusterInfo, name: str) -> None:
-    """Stop one part and start it again."""
-    stop_part(info, name)
-    start_part(info, name)
-
-
 def kill_part(info: ClusterInfo, name: str, signal_number: int = signal.SIGKILL) -> int:
     """Signal the process that does a part's work and return its pid; a supervisor stays."""
     record = lifecycle.working(info.directory, _part(info, name).name)

@@ -19,6 +19,7 @@ from models.artifact import Artifact
 from models.errors import ConfigError
 from models.scorer import Scorer
 from pipeline import alerts_tail, config, preflight, wording
+from pipeline.backtest import facts
 from pipeline.config import Config
 from pipeline.datasets import Dataset, load
 from pipeline.progress import Say, progress, say
@@ -135,7 +136,6 @@ def _report(
 ) -> ReportData:
     first = min(int(one.event_time_us[0]) for one in sample.series)
     last = max(int(one.event_time_us[-1]) for one in sample.series)
-    policy = settings.alerts
     return ReportData(
         "What streamgauge found in the bundled telemetry",
         f"{len(sample.series)} server machines, {wording.moment(first)} to "
@@ -143,15 +143,11 @@ def _report(
         summary,
         sample.schema.names,
         series,
-        float(Scorer(artifact, settings.scoring, policy).threshold),
+        float(Scorer(artifact, settings.scoring, settings.alerts).threshold),
         replay.alerts,
         {
-            "model": artifact.digest,
+            **facts(settings, artifact),
             "data": f"SHA-256 {sample.content_hash}",
-            "an alert opens": f"when {policy.k} of {policy.n} events of an entity are at least "
-            f"once in {policy.once_in:,.0f}",
-            "an alert closes": f"after {policy.close_after} events in a row less rare than "
-            f"once in {policy.close_once_in:,.0f}",
             "dead letters": str(len(replay.dead_letters)),
         },
     )

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 PLOT_WIDTH = 900
-AXIS_WIDTH = 76
+AXIS_WIDTH = 76  # the template uses it, too
 PANEL_HEIGHT, PANEL_GAP, TOP = 78, 20, 18
 COLUMN_WIDTH = 2  # narrower columns double the file and show no more on paper
 BAND_WIDTH_MIN = 2.0
