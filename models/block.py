@@ -22,6 +22,9 @@ from models.errors import StateFormatError
 WIRE_FORMAT = 1
 _HEADER = struct.Struct("<BHiqqq")
 
+#: Row of what is no event but an erasure: from here on the entity is one never seen.
+ERASURE = -1
+
 #: Link of a sub-block before which its shard was sent nothing of this partition.
 NOTHING_BEFORE = -1
 
@@ -44,7 +47,7 @@ class Block:
     previous_end: int
     #: (N,) int64, ascending.
     offset: np.ndarray
-    #: (N,) int32, index of the event inside its message; 0 for one-event messages.
+    #: (N,) int32, index of the event inside its message; 0 for one-event messages, or `ERASURE`.
     row: np.ndarray
     #: (N,) int64, microseconds since 1970-01-01 UTC.
     event_time_us: np.ndarray

@@ -3,11 +3,13 @@
 Each shard gets its events of a partition as a chain of sub-blocks: every link names
 the end of the link before. A shard accepts a sub-block only if it continues the chain,
 so order and exactly-once advance of entity state rest on the offsets alone and on no
-promise of a runner.
+promise of a runner. A shard without events is sent an empty sub-block now and then, so
+that its position says how far it has seen the partition.
 
     partition 3   [100..180)        [180..260)        [260..300)
     shard 0       -1 ► [100..180)   180 ► [180..260)
     shard 1       -1 ► [100..180)                     180 ► [260..300)   (180: skipped one)
+    shard 2       -1 ► (empty)
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from enum import Enum
 import numpy as np
 
 from models.block import NOTHING_BEFORE, Block
+
+# A shard is sent an empty sub-block when it has heard nothing of a partition for so many
+# offsets; a job that starts from exported state reads at most about that many again.
+SILENT_OFFSETS_MAX = 1 << 16
 
 
 class Link(Enum):
@@ -43,27 +49,33 @@ def new_ends(shards: int) -> np.ndarray:
     return np.full(shards, NOTHING_BEFORE, np.int64)
 
 
-def cut(block: Block, ends: np.ndarray, routing: str) -> Iterator[tuple[int, Block]]:
-    """Yield `(shard, sub-block)` for every shard that has events; advances `ends` in place.
+def cut(
+    block: Block, ends: np.ndarray, routing: str, silent_offsets_max: int = SILENT_OFFSETS_MAX
+) -> Iterator[tuple[int, Block]]:
+    """Yield `(shard, sub-block)` for every shard that must hear of it; advances `ends` in place.
+
+    That is a shard that has events, or was sent nothing of the partition yet, or nothing
+    for more than `silent_offsets_max` offsets.
 
     Args:
         block: the block of a whole partition.
         ends: (shards,) int64, end offset of the last sub-block sent to each shard.
         routing: "entity" spreads entities by hash; "partition" sends all to `partition % shards`.
+        silent_offsets_max: see above.
     """
-    if not len(block):
-        return
     shards = len(ends)
+    is_due = (ends == NOTHING_BEFORE) | (block.end_offset - ends > silent_offsets_max)
     if routing == "partition":
         shard = block.partition % shards
-        yield shard, block.take(np.arange(len(block)), int(ends[shard]))
-        ends[shard] = block.end_offset
+        if len(block) or is_due[shard]:
+            yield shard, block.take(np.arange(len(block)), int(ends[shard]))
+            ends[shard] = block.end_offset
         return
     names, codes = block.entities()
-    shard_of_event = np.array([shard_of(name, shards) for name in names])[codes]
+    shard_of_event = np.array([shard_of(name, shards) for name in names], np.int64)[codes]
     order = np.argsort(shard_of_event, kind="stable")  # keeps offset order inside a shard
     cuts = np.searchsorted(shard_of_event[order], np.arange(shards + 1))
-    for shard in np.flatnonzero(np.diff(cuts)).tolist():
+    for shard in np.flatnonzero((np.diff(cuts) > 0) | is_due).tolist():
         events = order[cuts[shard] : cuts[shard + 1]]
         yield shard, block.take(events, int(ends[shard]))
         ends[shard] = block.end_offset

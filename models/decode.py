@@ -2,7 +2,8 @@
 
 Two formats, told apart by their first bytes: JSON objects with one event each, and Arrow
 IPC streams with many. A bad event never stops a job: it becomes a dead letter that names
-the field, the rule and what came.
+the field, the rule and what came. A tombstone, which has no value, stands for the erasure
+of the entity that its key names.
 """
 
 from __future__ import annotations
@@ -14,9 +15,17 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrow_events import STREAM_MAGIC, ArrowEvents
-from models.block import NOTHING_BEFORE, Block
+from models.block import ERASURE, NOTHING_BEFORE, Block
 from models.errors import EventError
-from models.event_rules import DecodeLimits, EventColumns, EventRules, Message, Refusal
+from models.event_rules import (
+    BAD_ENTITY,
+    ENTITY_BYTES_MAX,
+    DecodeLimits,
+    EventColumns,
+    EventRules,
+    Message,
+    Refusal,
+)
 from models.json_events import JsonEvents
 from models.schema import Schema
 
@@ -66,14 +75,17 @@ class Decoder:
 
         run: list[Message] = []
         for message in messages:
-            if message.payload[:4] != STREAM_MAGIC:
+            if message.payload[:4] != STREAM_MAGIC and not message.erased_key:
                 run.append(message)
                 continue
             if run:
                 take(run, *self._json.decode(run))
                 run = []
             try:
-                take([message], *self._arrow.decode(message))
+                if message.erased_key:
+                    parts.append(self._erasure(message, message.erased_key))
+                else:
+                    take([message], *self._arrow.decode(message))
             except EventError as error:
                 dead.append(self._letter(partition, message, (0, -1, error, None)))
         if run:
@@ -81,6 +93,22 @@ class Decoder:
         block = self._block(partition, first_offset, end_offset, parts)
         self.events_decoded = len(block) + len(dead)
         return block, dead
+
+    def _erasure(self, message: Message, key: bytes) -> EventColumns:
+        """The one row that a tombstone stands for; its time advances no clock."""
+        if len(key) > ENTITY_BYTES_MAX:
+            raise EventError(BAD_ENTITY, f"key of a tombstone: at most 256 bytes; got {len(key)}")
+        try:
+            entity_id = key.decode()
+        except UnicodeDecodeError:
+            raise EventError(BAD_ENTITY, "key of a tombstone: must be UTF-8; it is not") from None
+        return EventColumns(
+            np.array([message.offset], np.int64),
+            np.array([ERASURE], np.int32),
+            np.zeros(1, np.int64),
+            pa.array([entity_id], pa.string()),
+            np.full((1, self._rules.schema.size), np.nan, np.float32),
+        )
 
     def _letter(self, partition: int, message: Message, refusal: Refusal) -> DeadLetter:
         _, row, error, payload = refusal

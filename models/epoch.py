@@ -8,14 +8,57 @@ a moved shard can never meet a stale table.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 
 from models.errors import StateFormatError
+from models.scorer import ScoredBlock
 
 EPOCH_FORMAT = 1
 TOKEN_BYTES = 8
-_HEAD = struct.Struct("<B8sQQQIIIH")
-_POSITION = struct.Struct("<iq")
+_HEAD = struct.Struct("<B8sQQQIIH")
+_REACH = struct.Struct("<iqq")
+
+
+@dataclass(slots=True)
+class ShardCounts:
+    """What a shard has done, and what went otherwise than planned, since its state began."""
+
+    #: Events scored, events older than their entity's last one, and events set aside.
+    scored: int = 0
+    late: int = 0
+    set_aside: int = 0
+    #: Entities made to forget by a tombstone.
+    erased: int = 0
+    #: Blocks dropped because their offsets were already scored.
+    duplicates: int = 0
+    #: Blocks held back behind a gap.
+    held_back: int = 0
+    #: Gaps given up: the events in them are lost to the shard's entities.
+    desyncs: int = 0
+    #: Tables in memory that did not stand for the state that was found.
+    stale_tables: int = 0
+    #: Damaged logs that were given up: the shard's entities started anew.
+    resets: int = 0
+
+    def add(self, scored: ScoredBlock) -> None:
+        """Count the events of a block that was scored."""
+        self.scored += len(scored.block)
+        self.late += scored.late
+        self.set_aside += sum(map(len, scored.set_aside.values()))
+        self.erased += scored.erased
+
+
+_COUNTS = struct.Struct(f"<{len(fields(ShardCounts))}Q")
+
+
+@dataclass(slots=True)
+class Reach:
+    """How far a shard has come in one partition."""
+
+    #: First offset of the first block accepted.
+    began: int
+    #: End offset of the last one.
+    end: int
 
 
 @dataclass(slots=True)
@@ -29,12 +72,11 @@ class Epoch:
     next_segment: int = 0
     #: Bytes in the log.
     log_bytes: int = 0
-    #: Blocks held back behind a gap.
+    #: Blocks held back behind a gap now.
     held: int = 0
-    #: Gaps that were given up, since the state began.
-    desyncs: int = 0
-    #: partition -> end offset of the last block accepted from it.
-    positions: dict[int, int] = field(default_factory=dict)
+    counts: ShardCounts = field(default_factory=ShardCounts)
+    #: By partition.
+    reached: dict[int, Reach] = field(default_factory=dict)
     #: The policies, as `Scorer.policies`, under which the log's blocks were scored.
     policies: bytes = b""
 
@@ -48,15 +90,14 @@ def encode_epoch(epoch: Epoch) -> bytes:
         epoch.next_segment,
         epoch.log_bytes,
         epoch.held,
-        epoch.desyncs,
-        len(epoch.positions),
+        len(epoch.reached),
         len(epoch.policies),
     )
-    return (
-        head
-        + epoch.policies
-        + b"".join(_POSITION.pack(*item) for item in sorted(epoch.positions.items()))
+    reached = (
+        _REACH.pack(partition, reach.began, reach.end)
+        for partition, reach in sorted(epoch.reached.items())
     )
+    return b"".join((head, _COUNTS.pack(*astuple(epoch.counts)), epoch.policies, *reached))
 
 
 def decode_epoch(data: bytes | None) -> Epoch:
@@ -71,14 +112,16 @@ def decode_epoch(data: bytes | None) -> Epoch:
     if data[0] != EPOCH_FORMAT:
         raise StateFormatError(
             f"state epoch: this release reads format {EPOCH_FORMAT}; got {data[0]}. "
-            "Start from a savepoint of this release, or without state"
+            "Start from a savepoint of this release, or from exported state (`run --state`)"
         )
-    _, token, first, following, log_bytes, held, desyncs, count, size = _HEAD.unpack_from(data)
-    policies, rest = data[_HEAD.size : _HEAD.size + size], data[_HEAD.size + size :]
-    positions = dict(_POSITION.iter_unpack(rest))
-    if len(positions) != count:
+    _, token, first, following, log_bytes, held, count, size = _HEAD.unpack_from(data)
+    counts = ShardCounts(*_COUNTS.unpack_from(data, _HEAD.size))
+    at = _HEAD.size + _COUNTS.size
+    policies, rest = data[at : at + size], data[at + size :]
+    if len(rest) != count * _REACH.size:
         raise StateFormatError(
-            f"state epoch: needs {count} positions; got {len(positions)}. "
-            "Start from an older savepoint"
+            f"state epoch: needs {count} positions of {_REACH.size} bytes; got {len(rest)} bytes. "
+            "Start from an older savepoint, or from exported state (`run --state`)"
         )
-    return Epoch(token, first, following, log_bytes, held, desyncs, positions, policies)
+    reached = {partition: Reach(*reach) for partition, *reach in _REACH.iter_unpack(rest)}
+    return Epoch(token, first, following, log_bytes, held, counts, reached, policies)

@@ -5,6 +5,7 @@
     ├── EventError             the sender's: becomes a dead letter, the job goes on
     ├── ArtifactError          the deployment's: the job stops, loudly
     ├── StateFormatError       the deployment's: the job stops, loudly
+    │   └── StateDamagedError  bytes were lost or altered; a shard may be reset instead
     └── TrainingError          training cannot go on; says what to change
 
 Each text names where, the rule, and what came instead. `assert` is for our own
@@ -42,6 +43,10 @@ class ArtifactError(StreamgaugeError):
 
 class StateFormatError(StreamgaugeError):
     """Bytes in state are not a segment this build can read; the message says how to repair."""
+
+
+class StateDamagedError(StateFormatError):
+    """State is incomplete or altered: a checksum, a digest or a sequence does not hold."""
 
 
 class TrainingError(StreamgaugeError):

@@ -51,6 +51,8 @@ class Message:
     #: Kafka timestamp, microseconds. The log's own clock, so a replay decides the same.
     timestamp_us: int
     payload: bytes
+    #: Key of a tombstone, which has no payload: in Kafka, the erasure of what the key names.
+    erased_key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

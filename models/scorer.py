@@ -22,7 +22,7 @@ import numpy as np
 from models import alerting
 from models.alerting import WARMING, AlertPolicy, Judge
 from models.artifact import Artifact
-from models.block import Block
+from models.block import ERASURE, Block
 from models.errors import ConfigError
 from models.kernel import TILES, TileScores
 from models.table import EntityTable, Layout
@@ -51,7 +51,7 @@ class ScoringPolicy:
     late: str = "score"
     #: Most entities a shard keeps; 0 for no limit. Past it new entities are set aside.
     entities_per_shard_max: int = 100_000
-    #: Entities without an event for this long, in event time of their shard, leave; 0 = never.
+    #: Entities without an event for this long, in event time, start anew; 0 = never.
     entity_ttl_s: int = 0
     #: Events before an entity's verdicts count; None takes the artifact's washout length.
     warmup_events: int | None = None
@@ -110,6 +110,8 @@ class ScoredBlock:
     set_aside: dict[str, Block]
     #: Number of events older than their entity's last one, scored or not.
     late: int
+    #: Number of entities that were made to forget.
+    erased: int
 
 
 class Scorer:
@@ -150,28 +152,35 @@ class Scorer:
 
     def step(self, table: EntityTable, block: Block) -> ScoredBlock:
         """Score `block` and advance `table` in place."""
+        if not len(block):
+            return self._finish(_Run(block, np.empty(0, np.int64), np.empty(0, np.int64)))
         names, codes = block.entities()
-        places = self._places(table, names)
-        place = places[codes] if len(names) else np.empty(0, np.int64)
-        run = _Run(block, place)
-        run.set_aside(TOO_MANY_ENTITIES, np.flatnonzero(place < 0))
+        clock_us = np.maximum.accumulate(block.event_time_us)
+        np.maximum(clock_us, table.clocks.get(block.partition, 0), out=clock_us)
+        run = _Run(block, self._places(table, names)[codes], clock_us)
+        place = run.place
+        run.set_aside(TOO_MANY_ENTITIES, np.flatnonzero((place < 0) & (block.row != ERASURE)))
         for events in _waves(place, np.flatnonzero(place >= 0)):
             for tile in _tiles(events):
                 self._step_tile(table, run, tile)
+        table.clocks[block.partition] = int(clock_us[-1])
         return self._finish(run)
 
     def evict(self, table: EntityTable) -> None:
-        """Drop entities idle for twice the TTL; places change, so a snapshot must follow.
+        """Drop entities that were erased or that their next event would restart.
 
-        `_renew` restarts an entity after one TTL by its own clock, so when exactly its
-        row leaves the table makes no difference to its scores.
+        A snapshot must follow. When a row leaves the table makes no difference to any score.
         """
-        ttl_us = 2 * self._policy.entity_ttl_s * 1_000_000
-        if ttl_us and len(table):
-            last = table.rows["event_time_us"][: len(table)]
-            kept = np.flatnonzero(last >= last.max() - ttl_us)
-            if len(kept) < len(table):
-                table.retain(kept)
+        rows = table.rows[: len(table)]
+        is_gone = rows["seen"] == 0
+        if self._policy.entity_ttl_s:
+            is_gone |= self._is_forgotten(rows, _clocks_of(table, rows))
+        if is_gone.any():
+            table.retain(np.flatnonzero(~is_gone))
+
+    def _is_forgotten(self, rows: np.ndarray, clock_us: np.ndarray) -> np.ndarray:
+        """Which of `rows` (B,) were silent for twice the TTL by the clock of their partition."""
+        return clock_us - rows["clock_us"] > 2 * self._policy.entity_ttl_s * 1_000_000
 
     def _places(self, table: EntityTable, names: list[str]) -> np.ndarray:
         """Rows of `names`, admitting new entities while the shard has room."""
@@ -189,13 +198,18 @@ class Scorer:
     def _step_tile(self, table: EntityTable, run: _Run, events: np.ndarray) -> None:
         """One kernel call for events (b,) of different entities, at most the largest tile."""
         block = run.block
+        if run.erasures.size:
+            events = self._erase(table, run, events)
+            if not len(events):
+                return
         at = run.place[events]
-        late = block.event_time_us[events] < table.rows["event_time_us"][at]
+        expired = self._expired(table, run, events)
+        late = (block.event_time_us[events] < table.rows["event_time_us"][at]) & ~expired
         if late.any():
             run.late += int(late.sum())
             if self._policy.late == "set_aside":
                 run.set_aside(LATE, events[late])
-                events, at = events[~late], at[~late]
+                events, at, expired = events[~late], at[~late], expired[~late]
                 if not len(events):
                     return
         b = len(events)
@@ -207,13 +221,15 @@ class Scorer:
         event["offset"][:b] = block.offset[events]
         event["row"][:b] = block.row[events]
         event["event_time_us"][:b] = block.event_time_us[events]
-        if self._policy.entity_ttl_s:
-            self._renew(table, at, event["event_time_us"][:b])
+        if expired.any():
+            self._restart(rows[:b], expired, [table.entity_ids[i] for i in at.tolist()])
         warming = rows["seen"] < self._warmup
         learn = rows["episode_events"] == 0  # learning is frozen while an episode is open
         result = self._forecaster.step(x, rows, event["event_time_us"], learn)
         verdict, opened, closed = self._judge.judge(rows, result.score, warming, event)
         rows["event_time_us"] = np.maximum(rows["event_time_us"], event["event_time_us"])
+        rows["clock_us"][:b] = run.clock_us[events]
+        rows["partition"] = block.partition
         for i in np.flatnonzero((opened | closed)[:b]).tolist():
             status = "opened" if opened[i] else "closed"
             run.transitions.append(self._transition(status, block, int(events[i]), i, result))
@@ -223,16 +239,37 @@ class Scorer:
         run.loss[events] = result.loss[:b]
         run.verdict[events] = verdict[:b]
 
-    def _renew(self, table: EntityTable, at: np.ndarray, time_us: np.ndarray) -> None:
-        """Restart the entities of the tile that were silent for longer than the TTL."""
-        rows = self._tile[: len(at)]
-        idle_us = time_us - rows["event_time_us"]
-        expired = (idle_us > self._policy.entity_ttl_s * 1_000_000) & (rows["event_time_us"] > 0)
-        if expired.any():
-            fresh = np.zeros(int(expired.sum()), self.layout.dtype)
-            names = [table.entity_ids[i] for i in at[expired].tolist()]
-            self._forecaster.fill_new(fresh, names)
-            rows[expired] = fresh
+    def _erase(self, table: EntityTable, run: _Run, events: np.ndarray) -> np.ndarray:
+        """Let the entities of erasures among `events` (b,) forget; returns the other events."""
+        marks = run.block.row[events] == ERASURE
+        at = run.place[events[marks]]
+        if len(at):
+            fresh = np.zeros(len(at), self.layout.dtype)
+            self._forecaster.fill_new(fresh, [table.entity_ids[i] for i in at.tolist()])
+            table.rows[at] = fresh
+        return events[~marks]
+
+    def _expired(self, table: EntityTable, run: _Run, events: np.ndarray) -> np.ndarray:
+        """Which of `events` (b,) come so late after their entity's last that it starts anew.
+
+        That is one TTL by the entity's own clock; or, as `evict` may have dropped it by
+        then, twice the TTL by the clock of its partition.
+        """
+        if not self._policy.entity_ttl_s:
+            return np.zeros(len(events), bool)
+        block, rows = run.block, table.rows[run.place[events]]
+        idle_us = block.event_time_us[events] - rows["event_time_us"]
+        is_here = rows["partition"] == block.partition
+        clock_us = np.where(is_here, run.clock_us[events], _clocks_of(table, rows))
+        expired = idle_us > self._policy.entity_ttl_s * 1_000_000
+        return (expired | self._is_forgotten(rows, clock_us)) & (rows["seen"] > 0)
+
+    def _restart(self, rows: np.ndarray, expired: np.ndarray, names: list[str]) -> None:
+        """Let those of `rows` (b,) of the entities `names` forget where `expired` (b,) says so."""
+        fresh = np.zeros(int(expired.sum()), self.layout.dtype)
+        again = [name for name, is_over in zip(names, expired.tolist(), strict=True) if is_over]
+        self._forecaster.fill_new(fresh, again)
+        rows[expired] = fresh
 
     def _transition(
         self, status: str, block: Block, event: int, slot: int, result: TileScores
@@ -282,21 +319,29 @@ class Scorer:
             for reason, events in run.aside.items()
         }
         score, verdict, loss = run.score, run.verdict, run.loss
-        if aside:
-            left_out = np.concatenate([events for parts in run.aside.values() for events in parts])
+        if aside or run.erasures.size:
+            parts = [events for parts in run.aside.values() for events in parts]
+            left_out = np.concatenate([run.erasures, *parts])
             kept = np.setdiff1d(np.arange(len(block)), left_out)
             block = block.take(kept, block.previous_end)
             score, verdict, loss = score[kept], verdict[kept], loss[kept]
         run.transitions.sort(key=lambda t: (t.offset, t.row))
         once_in = self._calibration.once_in(score)
-        return ScoredBlock(block, score, once_in, verdict, loss, run.transitions, aside, run.late)
+        erased = len(run.erasures)
+        return ScoredBlock(
+            block, score, once_in, verdict, loss, run.transitions, aside, run.late, erased
+        )
 
 
 class _Run:
     """What one block's step gathers on its way through the tiles."""
 
-    def __init__(self, block: Block, place: np.ndarray) -> None:
+    def __init__(self, block: Block, place: np.ndarray, clock_us: np.ndarray) -> None:
         self.block = block
+        #: (N,) int64, the clock of the block's partition at each event.
+        self.clock_us = clock_us
+        #: Places of what is no event but an erasure.
+        self.erasures = np.flatnonzero(block.row == ERASURE)
         #: (N,) row of each event's entity in the table; -1 if it has none.
         self.place = place
         self.score = np.full(len(block), np.nan, np.float32)
@@ -309,6 +354,13 @@ class _Run:
     def set_aside(self, reason: str, events: np.ndarray) -> None:
         if len(events):
             self.aside.setdefault(reason, []).append(events)
+
+
+def _clocks_of(table: EntityTable, rows: np.ndarray) -> np.ndarray:
+    """The clock (B,) int64 of the partition that each of `rows` (B,) was last seen in."""
+    partitions, which = np.unique(rows["partition"], return_inverse=True)
+    clocks = [table.clocks.get(partition, 0) for partition in partitions.tolist()]
+    return np.array(clocks, np.int64)[which]
 
 
 def _tile_size(count: int) -> int:

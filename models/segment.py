@@ -8,7 +8,8 @@ entity's memory is much larger than one of its events (docs/decisions.md).
 
     segment:  magic "SGS" | format u1 | kind u1 | sequence u8 | contract 16s | digest 32s |
               layout 8s | body | crc32 u4
-    snapshot: rows u4 | lengths u2[rows] | entity bytes | records[rows]
+    snapshot: clocks u4 | (partition i4, clock i8)[clocks] |
+              rows u4 | lengths u2[rows] | entity bytes | records[rows]
     block:    as `models.block` writes it
 
 `contract` is the schema's fingerprint, `digest` the artifact's, `layout` a hash of the
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.errors import StateFormatError
+from models.errors import StateDamagedError, StateFormatError
 from models.table import EntityTable, Layout
 
 MAGIC = b"SGS"
@@ -32,6 +33,7 @@ SEGMENT_FORMAT = 1
 SNAPSHOT, BLOCK = 0, 1
 _HEAD = struct.Struct("<3sBBQ16s32s8s")
 _COUNT = struct.Struct("<I")
+_CLOCK = struct.Struct("<iq")
 _CRC = struct.Struct("<I")
 _REPAIR = (
     "start from a savepoint that belongs to this artifact and release, "
@@ -60,6 +62,8 @@ def snapshot_segment(table: EntityTable, sequence: int) -> bytes:
     names = [name.encode() for name in table.entity_ids]
     body = b"".join(
         (
+            _COUNT.pack(len(table.clocks)),
+            *(_CLOCK.pack(*clock) for clock in sorted(table.clocks.items())),
             _COUNT.pack(len(names)),
             np.array([len(name) for name in names], "<u2").tobytes(),
             *names,
@@ -71,15 +75,19 @@ def snapshot_segment(table: EntityTable, sequence: int) -> bytes:
 
 def read_snapshot(layout: Layout, body: bytes) -> EntityTable:
     """The table that `snapshot_segment` wrote."""
-    count = _COUNT.unpack_from(body)[0]
-    lengths = np.frombuffer(body, "<u2", count, _COUNT.size)
-    at = _COUNT.size + lengths.nbytes
+    at = _COUNT.size + _COUNT.unpack_from(body)[0] * _CLOCK.size
+    clocks = dict(_CLOCK.iter_unpack(body[_COUNT.size : at]))
+    count = _COUNT.unpack_from(body, at)[0]
+    at += _COUNT.size
+    lengths = np.frombuffer(body, "<u2", count, at)
+    at += lengths.nbytes
     names = []
     for length in lengths.tolist():
         names.append(body[at : at + length].decode())
         at += length
     table = EntityTable(layout)
     table.fill(names, np.frombuffer(body, layout.dtype, count, at))
+    table.clocks = clocks
     return table
 
 
@@ -87,12 +95,13 @@ def read_log(layout: Layout, segments: Iterable[bytes], first: int, end: int) ->
     """The segments with sequence numbers `[first, end)` in order; bags keep none.
 
     Raises:
-        StateFormatError: a segment is missing, repeated, damaged or of another contract.
+        StateDamagedError: a segment is missing, repeated or damaged.
+        StateFormatError: a segment is of another contract, artifact or release.
     """
     read = sorted((_open(layout, bytes(s)) for s in segments), key=lambda s: s.sequence)
     if [s.sequence for s in read] != list(range(first, end)):
         got = [s.sequence for s in read]
-        raise StateFormatError(
+        raise StateDamagedError(
             f"state log: needs the segments {first} to {end - 1} once each; "
             f"got {len(got)} segments {got[:3]}…{got[-3:]}; {_REPAIR}"
         )
@@ -101,13 +110,13 @@ def read_log(layout: Layout, segments: Iterable[bytes], first: int, end: int) ->
 
 def _seal(layout: Layout, kind: int, sequence: int, body: bytes) -> bytes:
     contract, digest = layout.contract.encode(), bytes.fromhex(layout.digest)
-    head = _HEAD.pack(MAGIC, SEGMENT_FORMAT, kind, sequence, contract, digest, layout.stamp())
+    head = _HEAD.pack(MAGIC, SEGMENT_FORMAT, kind, sequence, contract, digest, layout.stamp)
     return b"".join((head, body, _CRC.pack(zlib.crc32(body, zlib.crc32(head)))))
 
 
 def _open(layout: Layout, data: bytes) -> Segment:
     if len(data) < _HEAD.size + _CRC.size or data[:3] != MAGIC:
-        raise StateFormatError(f"state log: {len(data)} bytes are no segment; {_REPAIR}")
+        raise StateDamagedError(f"state log: {len(data)} bytes are no segment; {_REPAIR}")
     if data[3] != SEGMENT_FORMAT:
         raise StateFormatError(
             f"state log: this release reads segments of format {SEGMENT_FORMAT}; "
@@ -115,11 +124,11 @@ def _open(layout: Layout, data: bytes) -> Segment:
         )
     crc = _CRC.unpack_from(data, len(data) - _CRC.size)[0]
     if zlib.crc32(memoryview(data)[: -_CRC.size]) != crc:
-        raise StateFormatError(f"state log: a segment's checksum must be {crc:08x}; {_REPAIR}")
+        raise StateDamagedError(f"state log: a segment's checksum must be {crc:08x}; {_REPAIR}")
     _, _, kind, sequence, contract, digest, stamp = _HEAD.unpack_from(data)
     _match("schema fingerprint", layout.contract, contract.decode())
     _match("artifact digest", layout.digest, digest.hex())
-    _match("row layout", layout.stamp().hex(), stamp.hex())
+    _match("row layout", layout.stamp.hex(), stamp.hex())
     return Segment(kind, sequence, data[_HEAD.size : -_CRC.size])
 
 

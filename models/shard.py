@@ -14,17 +14,17 @@ from typing import Protocol
 from models.block import NOTHING_BEFORE, Block, decode_block, encode_block
 from models.chain import Link, link_of
 from models.drift_windows import DriftWindows, WindowReport
-from models.epoch import Epoch, decode_epoch, encode_epoch
-from models.errors import ConfigError
+from models.epoch import Epoch, Reach, decode_epoch, encode_epoch
+from models.errors import ConfigError, StateDamagedError
 from models.scorer import ScoredBlock, Scorer
 from models.segment import SNAPSHOT, block_segment, read_log, read_snapshot, snapshot_segment
-from models.table import EntityTable
+from models.snapshot import ShardSnapshot
+from models.table import EntityTable, Layout
 
-# The log is replaced by a snapshot when its blocks weigh this many times the table. More
-# makes writing cheaper, and restoring longer: it steps all blocks of the log again.
-LOG_FACTOR = 2
-# Below this a log is never replaced: small shards would be rewritten at every block.
-LOG_BYTES_MIN = 1 << 20
+DAMAGE_POLICIES = ("fail", "reset")
+
+#: A block that continues its chain: its bytes, and what they say.
+_Ready = tuple[bytes, Block]
 
 
 class BagCell(Protocol):
@@ -68,11 +68,22 @@ class ShardPolicy:
     held_blocks_max: int = 64
     #: Tables a worker keeps in memory; the least recently used one is rebuilt when needed.
     tables_max: int = 1_024
+    #: The log is replaced by a snapshot when its blocks weigh this many times the table. More
+    #: makes writing cheaper, and restoring longer: it steps all blocks of the log again.
+    log_factor: float = 2.0
+    #: Below this a log is never replaced: small shards would be rewritten at every block.
+    log_bytes_min: int = 1 << 20
+    #: A log that is damaged: "fail", or "reset" the shard, whose entities start anew.
+    on_damage: str = "fail"
 
     def __post_init__(self) -> None:
         for name in ("held_blocks_max", "tables_max"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"scoring: {name} must be >= 1; got {getattr(self, name)}")
+        if self.on_damage not in DAMAGE_POLICIES:
+            raise ConfigError(
+                f"state: on_damage must be one of {DAMAGE_POLICIES}; got {self.on_damage!r}"
+            )
 
 
 @dataclass(slots=True)
@@ -96,6 +107,16 @@ class _Live:
     epoch: Epoch
     table: EntityTable
     drift: DriftWindows
+    #: The log does not hold what the table does: the next write is a snapshot.
+    must_snapshot: bool = False
+
+
+@dataclass(slots=True)
+class _Quiet:
+    """The epoch a shard was last found in, and since when."""
+
+    token: bytes
+    since_s: float
 
 
 class ShardScorer:
@@ -106,13 +127,19 @@ class ShardScorer:
         self._windows = windows
         self._policy = policy
         self._live: dict[int, _Live] = {}
+        self._quiet: dict[int, _Quiet] = {}
 
-    def process(self, shard: int, block: Block, cells: Cells, token: bytes) -> Outcome:
-        """Advance `shard` by `block`.
+    @property
+    def layout(self) -> Layout:
+        """What a row of the shards' tables is made of."""
+        return self._scorer.layout
+
+    def process(self, shard: int, data: bytes, cells: Cells, token: bytes) -> Outcome:
+        """Advance `shard` by a block.
 
         Args:
             shard: the shard the block was cut for.
-            block: a sub-block with its chain link.
+            data: a sub-block with its chain link, as `encode_block` wrote it.
             cells: the shard's state; written only if something changed, and never half.
             token: 8 fresh random bytes, the epoch's name if this call writes.
 
@@ -121,17 +148,19 @@ class ShardScorer:
         """
         live = self._take(shard, cells)
         outcome = Outcome()
-        ready = self._in_order(live.epoch, block, cells, outcome)
+        ready = self._in_order(live.epoch, data, cells, outcome)
         if ready or outcome.held:
-            for piece in ready:
-                scored = self._scorer.step(live.table, piece)
+            for _, block in ready:
+                scored = self._scorer.step(live.table, block)
+                live.epoch.counts.add(scored)
                 outcome.scored.append(scored)
                 outcome.drift += live.drift.add(scored)
-            if ready:
+            # The log holds what an erased entity sent; a snapshot does not.
+            live.must_snapshot |= any(scored.erased for scored in outcome.scored)
+            if any(len(block) for _, block in ready):
                 self._store(live, cells, ready)
                 cells.drift.write(live.drift.to_bytes())
-            live.epoch.token = token
-            cells.epoch.write(encode_epoch(live.epoch))
+            self._renew(live, cells, token)
         self._keep(shard, live)
         return outcome
 
@@ -141,10 +170,49 @@ class ShardScorer:
         reports = live.drift.flush()
         if reports:
             cells.drift.write(live.drift.to_bytes())
-            live.epoch.token = token
-            cells.epoch.write(encode_epoch(live.epoch))
+            self._renew(live, cells, token)
         self._keep(shard, live)
         return reports
+
+    def flush_if_quiet(
+        self, shard: int, cells: Cells, token: bytes, now_s: float, quiet_s: float
+    ) -> list[WindowReport]:
+        """Report the open drift windows of a shard that nothing has changed for `quiet_s`.
+
+        Args:
+            shard: the shard.
+            cells: its state.
+            token: as in `process`.
+            now_s: the time, of any clock that only goes forward, seconds.
+            quiet_s: how long is quiet.
+        """
+        found = decode_epoch(cells.epoch.read()).token
+        quiet = self._quiet.get(shard)
+        if quiet is None or quiet.token != found:
+            self._quiet[shard] = _Quiet(found, now_s)
+        elif now_s - quiet.since_s >= quiet_s:
+            return self.flush_drift(shard, cells, token)
+        return []
+
+    def take_snapshot(self, shard: int, cells: Cells) -> ShardSnapshot:
+        """Everything the shard remembers, to be kept elsewhere; shares the table's memory."""
+        live = self._take(shard, cells)
+        self._keep(shard, live)
+        return ShardSnapshot(shard, live.epoch, live.drift.to_bytes(), live.table)
+
+    def start_from(self, snapshot: ShardSnapshot, cells: Cells, token: bytes) -> None:
+        """Give a shard that has no state the one that was kept elsewhere.
+
+        What was held back there comes again: the log is read from the positions on.
+        """
+        kept, table = snapshot.epoch, snapshot.table
+        epoch = Epoch(counts=kept.counts, reached=kept.reached, policies=kept.policies)
+        drift = self._windows.from_bytes(snapshot.shard, snapshot.drift)
+        live = _Live(epoch, table, drift)
+        self._replace_log(live, cells)
+        cells.drift.write(snapshot.drift)
+        self._renew(live, cells, token)
+        self._keep(snapshot.shard, live)
 
     def _take(self, shard: int, cells: Cells) -> _Live:
         """The live table of a shard; out of the cache until the call has succeeded."""
@@ -152,8 +220,15 @@ class ShardScorer:
         live = self._live.pop(shard, None)
         if live is not None and live.epoch.token == epoch.token:
             return live
-        table = self._rebuild(epoch, cells)
-        return _Live(epoch, table, self._windows.from_bytes(shard, cells.drift.read()))
+        epoch.counts.stale_tables += live is not None
+        drift = self._windows.from_bytes(shard, cells.drift.read())
+        try:
+            return _Live(epoch, self._rebuild(epoch, cells), drift)
+        except StateDamagedError:
+            if self._policy.on_damage == "fail":
+                raise
+            epoch.counts.resets += 1
+            return _Live(epoch, EntityTable(self._scorer.layout), drift, must_snapshot=True)
 
     def _rebuild(self, epoch: Epoch, cells: Cells) -> EntityTable:
         """The table that the log stands for: its snapshot, and its blocks stepped again.
@@ -172,82 +247,115 @@ class ShardScorer:
                 scorer.step(table, decode_block(segment.body))
         return table
 
+    @staticmethod
+    def _renew(live: _Live, cells: Cells, token: bytes) -> None:
+        live.epoch.token = token
+        cells.epoch.write(encode_epoch(live.epoch))
+
     def _keep(self, shard: int, live: _Live) -> None:
         self._live[shard] = live  # last in insertion order = most recently used
         while len(self._live) > self._policy.tables_max:
             del self._live[next(iter(self._live))]
 
-    def _in_order(self, epoch: Epoch, block: Block, cells: Cells, outcome: Outcome) -> list[Block]:
-        """Blocks that now continue their chains, in order; a gap holds `block` back."""
-        position = epoch.positions.get(block.partition, NOTHING_BEFORE)
-        link = link_of(block, position)
+    def _in_order(self, epoch: Epoch, data: bytes, cells: Cells, outcome: Outcome) -> list[_Ready]:
+        """Blocks that now continue their chains, in order; a gap holds the new one back."""
+        block = decode_block(data)
+        link = link_of(block, _end(epoch, block.partition))
         if link is Link.DUPLICATE:
             outcome.duplicates += 1
+            epoch.counts.duplicates += 1
             return []
         if link is Link.GAP:
-            cells.held.add(encode_block(block))
+            cells.held.add(data)
             epoch.held += 1
+            epoch.counts.held_back += 1
             outcome.held += 1
             is_full = epoch.held > self._policy.held_blocks_max
             return self._release(epoch, cells, outcome) if is_full else []
-        ready = [self._advance(epoch, block)]
+        ready = [_advance(epoch, block, data)]
         if epoch.held:
             ready += self._release(epoch, cells, outcome)
         return ready
 
-    def _release(self, epoch: Epoch, cells: Cells, outcome: Outcome) -> list[Block]:
+    def _release(self, epoch: Epoch, cells: Cells, outcome: Outcome) -> list[_Ready]:
         """Take the held blocks that continue their chains; past the bound jump one gap.
 
         A block that was delivered twice counts once towards the bound, and the gap that is
         given up is the one with most blocks behind it: others may be about to close.
         """
-        decoded = [decode_block(bytes(data)) for data in cells.held.read()]
-        held = {(b.partition, b.previous_end, b.first_offset, b.end_offset): b for b in decoded}
-        outcome.duplicates += len(decoded) - len(held)
+        arrived = [bytes(data) for data in cells.held.read()]
+        held = {}
+        for data in arrived:
+            block = decode_block(data)
+            held[block.partition, block.previous_end, block.first_offset, block.end_offset] = (
+                block,
+                data,
+            )
+        duplicates = len(arrived) - len(held)
         gap_given_up = None
         if len(held) > self._policy.held_blocks_max:
             behind = [partition for partition, *_ in sorted(held)]
             gap_given_up = max(behind, key=behind.count)
             outcome.desyncs += 1
-            epoch.desyncs += 1
+            epoch.counts.desyncs += 1
         ready, waiting = [], []
-        for _, block in sorted(held.items(), key=lambda item: item[0]):
-            link = link_of(block, epoch.positions.get(block.partition, NOTHING_BEFORE))
+        for _, (block, data) in sorted(held.items(), key=lambda item: item[0]):
+            link = link_of(block, _end(epoch, block.partition))
             if link is Link.GAP and block.partition == gap_given_up:
                 gap_given_up, link = None, Link.NEXT
             if link is Link.NEXT:
-                ready.append(self._advance(epoch, block))
+                ready.append(_advance(epoch, block, data))
             elif link is Link.GAP:
-                waiting.append(block)
+                waiting.append(data)
             else:
-                outcome.duplicates += 1
+                duplicates += 1
+        outcome.duplicates += duplicates
+        epoch.counts.duplicates += duplicates
         cells.held.clear()
-        for block in waiting:
-            cells.held.add(encode_block(block))
+        for data in waiting:
+            cells.held.add(data)
         epoch.held = len(waiting)
         return ready
 
-    @staticmethod
-    def _advance(epoch: Epoch, block: Block) -> Block:
-        position = epoch.positions.get(block.partition, NOTHING_BEFORE)
-        epoch.positions[block.partition] = block.end_offset
-        return block.after(position) if block.first_offset < position else block
-
-    def _store(self, live: _Live, cells: Cells, scored: list[Block]) -> None:
+    def _store(self, live: _Live, cells: Cells, scored: list[_Ready]) -> None:
         """Append the blocks, or replace the log by a snapshot when it has grown too long."""
-        epoch, table = live.epoch, live.table
-        for block in scored:
-            segment = block_segment(table.layout, epoch.next_segment, encode_block(block))
-            cells.log.add(segment)
-            epoch.next_segment += 1
-            epoch.log_bytes += len(segment)
+        epoch, table, policy = live.epoch, live.table, self._policy
+        for data, block in scored:
+            if len(block):
+                segment = block_segment(table.layout, epoch.next_segment, data)
+                cells.log.add(segment)
+                epoch.next_segment += 1
+                epoch.log_bytes += len(segment)
         table_bytes = len(table) * table.layout.dtype.itemsize
-        is_long = epoch.log_bytes > max(LOG_BYTES_MIN, LOG_FACTOR * table_bytes)
-        if is_long or epoch.policies != self._scorer.policies:
+        is_long = epoch.log_bytes > max(policy.log_bytes_min, policy.log_factor * table_bytes)
+        if is_long or live.must_snapshot or epoch.policies != self._scorer.policies:
             self._scorer.evict(table)
-            cells.log.clear()
-            cells.log.add(snapshot_segment(table, epoch.next_segment))
-            epoch.first_segment = epoch.next_segment
-            epoch.next_segment += 1
-            epoch.log_bytes = 0
             epoch.policies = self._scorer.policies
+            self._replace_log(live, cells)
+
+    @staticmethod
+    def _replace_log(live: _Live, cells: Cells) -> None:
+        """Make the table's snapshot the whole log."""
+        epoch = live.epoch
+        cells.log.clear()
+        cells.log.add(snapshot_segment(live.table, epoch.next_segment))
+        epoch.first_segment = epoch.next_segment
+        epoch.next_segment += 1
+        epoch.log_bytes = 0
+        live.must_snapshot = False
+
+
+def _end(epoch: Epoch, partition: int) -> int:
+    """The end of the chain of `partition`."""
+    reach = epoch.reached.get(partition)
+    return NOTHING_BEFORE if reach is None else reach.end
+
+
+def _advance(epoch: Epoch, block: Block, data: bytes) -> _Ready:
+    """Move the chain's end behind `block`; returns what of it is new."""
+    reach = epoch.reached.setdefault(block.partition, Reach(block.first_offset, NOTHING_BEFORE))
+    before, reach.end = reach.end, block.end_offset
+    if block.first_offset >= before:
+        return data, block
+    new = block.after(before)
+    return encode_block(new), new

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Fields the table itself keeps for every entity, before the model's and the alerting's.
-OWN_FIELDS = (("event_time_us", "<i8", ()),)
+#: Fields the table itself keeps for every entity, before the model's and the alerting's:
+#: its latest event time, and the partition of its last event with that partition's clock.
+OWN_FIELDS = (("event_time_us", "<i8", ()), ("clock_us", "<i8", ()), ("partition", "<i4", ()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +23,8 @@ class Layout:
     contract: str
     #: Artifact digest, 64 hex digits.
     digest: str
+    #: 8 bytes that change with any field's name, type, shape or order.
+    stamp: bytes
 
     @classmethod
     def of(
@@ -29,14 +32,16 @@ class Layout:
     ) -> Layout:
         """A little-endian record of the table's own fields and `fields`, widest first.
 
-        Aligned, because numpy copies unaligned fields through a buffer at every access.
+        Aligned, because numpy copies unaligned fields through a buffer at every access. What
+        alignment would add behind the last field is a field, since numpy leaves bytes
+        between fields undefined when it copies records: equal rows would differ in them.
         """
         widest_first = sorted((*OWN_FIELDS, *fields), key=lambda f: -np.dtype(f[1]).itemsize)
-        return cls(np.dtype(widest_first, align=True), contract, digest)
-
-    def stamp(self) -> bytes:
-        """8 bytes that change with any field's name, type, shape or order."""
-        return hashlib.sha256(repr(self.dtype.descr).encode()).digest()[:8]
+        if added := np.dtype(widest_first, align=True).itemsize - np.dtype(widest_first).itemsize:
+            widest_first.append(("unused", "u1", (added,)))
+        dtype = np.dtype(widest_first, align=True)
+        stamp = hashlib.sha256(repr(dtype.descr).encode()).digest()[:8]
+        return cls(dtype, contract, digest, stamp)
 
 
 class EntityTable:
@@ -46,6 +51,8 @@ class EntityTable:
         self.layout = layout
         self.rows = np.zeros(64, layout.dtype)
         self.entity_ids: list[str] = []
+        #: partition -> its clock: the latest event time among its events so far.
+        self.clocks: dict[int, int] = {}
         self._index: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -78,9 +85,9 @@ class EntityTable:
         self.fill(names, rows)
 
     def digest_of_rows(self) -> str:
-        """BLAKE2b over entities and rows in order of entity: equal tables, equal digests."""
+        """BLAKE2b over clocks, and entities with rows in order of entity: equal tables agree."""
         order = sorted(range(len(self)), key=self.entity_ids.__getitem__)
-        hashed = hashlib.blake2b(digest_size=16)
+        hashed = hashlib.blake2b(repr(sorted(self.clocks.items())).encode(), digest_size=16)
         for i in order:
             hashed.update(self.entity_ids[i].encode() + b"\0" + self.rows[i].tobytes())
         return hashed.hexdigest()

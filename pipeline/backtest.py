@@ -28,7 +28,7 @@ from pipeline import graph, preflight
 from pipeline.config import Config, parse_start
 from pipeline.replay import Listener, Replay, run_in_process, run_on_flink
 from pipeline.report import ReportData, render, worst_first
-from pipeline.run import beam_options
+from pipeline.run import beam_options, start_at
 from pipeline.summary import ScoredSeries, episodes_of, summarise
 from transforms.kafka import PartitionReader
 from transforms.read import Source
@@ -52,18 +52,23 @@ def backtest(
     beam_args: Sequence[str] = (),
     say: Say = print,
     listener: Listener | None = None,
+    state: str | None = None,
+    keep_state: bool = False,
 ) -> tuple[Replay, dict[str, Any]]:
     """Replay `[start, end)` of every partition and write what it says to `out`.
 
     Args:
         config: as for the live job; its output topics are not touched.
-        start: "earliest", "latest", an ISO time, or offsets "0:120,1:85".
+        start: "earliest", "latest", an ISO time, or offsets "0:120,1:85"; with `state`, where
+            that ends.
         end: likewise; a partition without a given offset is left out.
         out: folder for scores, alerts, dead letters, drift reports, summary and report.
         runner: "inprocess" or "flink".
         beam_args: more Beam options for Flink.
         say: told one line per step.
         listener: hears the messages of an in-process replay as they are written.
+        state: folder of exported state to start from.
+        keep_state: leave what the entities remember in the end in `out/state`.
 
     Returns:
         What the replay said, and its summary.
@@ -72,10 +77,14 @@ def backtest(
         raise ConfigError(f"--runner: must be one of {', '.join(RUNNERS)}; got {runner!r}")
     artifact = preflight.load_artifact(config)
     partitions = preflight.check_input(config, artifact)
+    if state:
+        config = start_at(config, artifact, state)
+        start = config.input.start
     ranges = resolve_ranges(config, partitions, start, end)
     offsets = sum(r.end - r.start for r in ranges)
     say(f"{config.input.topic}: {offsets:,} offsets of {len(ranges)} partitions, on {runner}")
     reading = ReplayTopic(graph.source(config, artifact), ranges)
+    memory = graph.replay_state(config, state, str(out / "state") if keep_state else None)
     began = time.monotonic()
     if runner == "flink":
         # A job of its own name, so that `streamgauge stop` means the live one.
@@ -84,9 +93,9 @@ def backtest(
         options = beam_options(
             named, flink.job_endpoint, flink.worker_endpoint, None, [ENDING, *beam_args]
         )
-        replay = run_on_flink(config, artifact, reading, out / "parts", options)
+        replay = run_on_flink(config, artifact, reading, out / "parts", options, memory)
     else:
-        replay = run_in_process(config, artifact, reading, out / "parts", listener)
+        replay = run_in_process(config, artifact, reading, out / "parts", listener, memory)
     seconds = time.monotonic() - began
     shutil.rmtree(out / "parts")
     return _write(config, artifact, ranges, replay, out, seconds)

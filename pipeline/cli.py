@@ -1,6 +1,7 @@
 """The command line: `streamgauge COMMAND`. Data goes to stdout, narration to stderr.
 
-Exit codes: 0 done, 2 something the operator can mend (one line says what), 130 interrupted.
+Exit codes: 0 done, 1 an audit found scores that are not exact, 2 something the operator can
+mend (one line says what), 130 interrupted.
 Whatever is heavy is imported inside the commands, so that `--help` answers at once.
 """
 
@@ -12,18 +13,28 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from models.errors import ConfigError, StreamgaugeError
+from pipeline.cli_options import (
+    PROGRAM,
+    AnyConfigOption,
+    ConfigOption,
+    FolderOption,
+    ServersOption,
+    SetOption,
+    StateOption,
+    access,
+    beam_arguments,
+    cluster_folder,
+    load,
+)
 from pipeline.progress import say
+from pipeline.state_cli import state_app
 
-if TYPE_CHECKING:
-    from pipeline.config import Config
-
-PROGRAM = "streamgauge"
-EXIT_MENDABLE, EXIT_INTERRUPTED = 2, 130
+EXIT_NOT_EXACT, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 # More BLAS threads make scoring slower and its last bits depend on their number.
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 MANY_THREADS = ("train",)
@@ -39,28 +50,7 @@ app = typer.Typer(
 )
 alerts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at alerts.")
 app.add_typer(alerts_app, name="alerts")
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="YAML file that describes the job.", metavar="FILE")
-]
-AnyConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Take the broker's address and access from this file."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override one setting, as section.key=value; repeatable."),
-]
-ServersOption = Annotated[
-    str | None,
-    typer.Option(
-        "--bootstrap-servers", help="host:port of brokers. [default: the file's, or 127.0.0.1:9092]"
-    ),
-]
-FolderOption = Annotated[
-    Path | None,
-    typer.Option("--dir", help="The cluster's folder. [default: below the user's state folder]"),
-]
+app.add_typer(state_app, name="state")
 
 
 def main() -> None:
@@ -104,7 +94,7 @@ def up(
     from infra.ports import Ports
 
     ports = Ports(broker=broker_port, rest=rest_port, job=job_port, workers=workers_port)
-    spec = ClusterSpec(folder or _cluster_folder(), task_managers, slots, ports)
+    spec = ClusterSpec(folder or cluster_folder(), task_managers, slots, ports)
     info = cluster.up(spec, say)
     for name, value in (
         ("kafka.bootstrap_servers", info.bootstrap_servers),
@@ -123,7 +113,7 @@ def status(
     """Show how each part of the local cluster is."""
     from infra import cluster
 
-    for part in cluster.status(folder or _cluster_folder()):
+    for part in cluster.status(folder or cluster_folder()):
         if as_json:
             print(json.dumps(asdict(part), default=str))
         else:
@@ -140,7 +130,7 @@ def down(
     """Stop the local cluster; data stays unless it is wiped."""
     from infra import cluster
 
-    cluster.down(folder or _cluster_folder(), wipe, say)
+    cluster.down(folder or cluster_folder(), wipe, say)
 
 
 @app.command(
@@ -182,7 +172,7 @@ def produce(
     """Play a data set into a Kafka topic; prints what was sent as JSON."""
     from pipeline.produce import produce as send
 
-    servers, settings = _access(config, bootstrap_servers)
+    servers, settings = access(config, bootstrap_servers)
     report = send(
         data,
         topic,
@@ -241,13 +231,14 @@ def run(
     savepoint: Annotated[
         str | None, typer.Option(help="Start from the state of this savepoint.")
     ] = None,
+    state: StateOption = None,
 ) -> None:
     """Submit the live job to Flink; options that are not known here go to Beam."""
     # What is wrong with the words is told before Beam is loaded, which takes seconds.
-    loaded, extra = _load(config, overrides), _beam_arguments(context.args)
+    loaded, extra = load(config, overrides), beam_arguments(context.args)
     from pipeline.run import run as submit
 
-    job_id = submit(loaded, embedded, savepoint, extra, say)
+    job_id = submit(loaded, embedded, savepoint, extra, say, state)
     if job_id is not None:
         print(job_id)
 
@@ -264,7 +255,7 @@ def stop(
     ] = None,
 ) -> None:
     """Stop the live job; prints the path of its savepoint."""
-    loaded = _load(config, overrides)
+    loaded = load(config, overrides)
     from pipeline.run import stop as end
 
     path = end(loaded, savepoint, savepoint_dir, say)
@@ -289,15 +280,54 @@ def backtest(
     runner: Annotated[
         Literal["inprocess", "flink"], typer.Option(help="Where the replay runs.")
     ] = "inprocess",
+    state: StateOption = None,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Leave what entities remember in OUT/state.")
+    ] = False,
     overrides: SetOption = None,
 ) -> None:
     """Replay a range of the input through the live graph, into files; prints the summary."""
-    loaded, extra = _load(config, overrides), _beam_arguments(context.args)
+    loaded, extra = load(config, overrides), beam_arguments(context.args)
     from pipeline.backtest import backtest as replay
 
-    _, summary = replay(loaded, start, end, out, runner, extra, say)
+    _, summary = replay(
+        loaded, start, end, out, runner, extra, say, state=state, keep_state=keep_state
+    )
     say(f"scores, alerts and report are in {out}")
     print(json.dumps(summary))
+
+
+@app.command(epilog="Example: streamgauge audit -c job.yaml --entities 50")
+def audit(
+    config: ConfigOption,
+    entities: Annotated[int, typer.Option(help="Size of the sample of entities.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Chooses the sample.", min=0)] = 0,
+    entity: Annotated[
+        list[str] | None, typer.Option(help="Audit this entity, not a sample; repeatable.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Where the job began to read. [default: input.start]"),
+    ] = None,
+    end: Annotated[
+        str, typer.Option("--to", help="latest, a time, or partition:offset,…")
+    ] = "latest",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object more, as the last line.")
+    ] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Score a sample of entities again from the log; compare bits with what the job wrote."""
+    loaded = load(config, overrides)
+    from pipeline.audit import audit as examine
+
+    report = examine(loaded, entities, seed, entity or (), start, end, say)
+    for line in report.lines():
+        print(line)
+    if as_json:
+        print(json.dumps(report.to_json()))
+    if not report.is_exact:
+        raise typer.Exit(EXIT_NOT_EXACT)
 
 
 @alerts_app.command("tail", epilog="Example: streamgauge alerts tail --from-beginning --json")
@@ -320,7 +350,7 @@ def alerts_tail(
     from pipeline import config as configs
     from pipeline.alerts_tail import tail
 
-    servers, settings = _access(config, bootstrap_servers)
+    servers, settings = access(config, bootstrap_servers)
     if topic is None:
         topic = configs.Alerts().topic if config is None else configs.load(config).alerts.topic
     tail(servers, topic, as_json, from_beginning, limit, idle_s, settings)
@@ -364,36 +394,6 @@ def version() -> None:
         print(installed(PROGRAM))
     except PackageNotFoundError:
         raise ConfigError(f"version: {PROGRAM} must be installed; only its source is") from None
-
-
-def _cluster_folder() -> Path:
-    """Where `up` keeps the cluster of this user, whatever the current folder."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / PROGRAM / "cluster"
-
-
-def _load(path: Path, overrides: list[str] | None) -> Config:
-    from pipeline import config as configs
-
-    return configs.load(path, tuple(overrides or ()))
-
-
-def _beam_arguments(extra: list[str]) -> list[str]:
-    """Options for Beam; a stray word is more likely a mistake of the operator's."""
-    if extra and not extra[0].startswith("--"):
-        raise ConfigError(f"arguments for Beam must start with --; got {extra[0]!r}")
-    return extra
-
-
-def _access(path: Path | None, bootstrap_servers: str | None) -> tuple[str, dict[str, Any]]:
-    """Broker address and librdkafka properties, from a configuration if there is one."""
-    from pipeline import config as configs
-    from transforms.kafka import KafkaAccess
-
-    kafka = configs.Kafka() if path is None else configs.load(path).kafka
-    servers = bootstrap_servers or kafka.bootstrap_servers
-    properties = KafkaAccess(servers, kafka.settings, kafka.secrets_file).properties()
-    return servers, {name: v for name, v in properties.items() if name != "bootstrap.servers"}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from models.alerting import AlertPolicy
 from models.errors import ConfigError
 from models.event_rules import DecodeLimits
 from models.scorer import ScoringPolicy
+from models.shard import DAMAGE_POLICIES
 
 #: librdkafka properties that are secrets; job graphs are visible in runners' web pages.
 SECRET_PROPERTIES = ("sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem")
@@ -137,6 +138,34 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """How far each shard is, and what went otherwise than planned: gaps, resets, stale tables."""
+
+    topic: str = "anomaly.health.v1"
+    #: Seconds between two reports of a shard.
+    interval_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _at_least("health.interval_s", self.interval_s, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Snapshots of what entities remember, outside the runner."""
+
+    #: Folder that all workers reach (a path, s3://…, gs://…); None keeps no snapshots.
+    folder: str | None = None
+    #: Seconds between two snapshots of a shard; kept at the beat of its health reports.
+    every_s: float = 300.0
+    #: State that is damaged: "fail", or "reset" the shard, whose entities start anew.
+    on_damage: str = "fail"
+
+    def __post_init__(self) -> None:
+        _at_least("state.every_s", self.every_s, 1)
+        _one_of("state.on_damage", self.on_damage, DAMAGE_POLICIES)
+
+
+@dataclass(frozen=True, slots=True)
 class Flink:
     """The cluster that runs the job; the defaults are those of `streamgauge up`."""
 
@@ -178,6 +207,8 @@ class Config:
     scores: Scores = field(default_factory=Scores)
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
     drift: Drift = field(default_factory=Drift)
+    health: Health = field(default_factory=Health)
+    state: State = field(default_factory=State)
     flink: Flink = field(default_factory=Flink)
 
     def __post_init__(self) -> None:
@@ -186,14 +217,15 @@ class Config:
 
     def output_topics(self) -> tuple[str, ...]:
         """The topics that the job writes."""
-        topics = (self.alerts.topic, self.scores.topic, self.dead_letters.topic, self.drift.topic)
-        return tuple(topic for topic in topics if topic is not None)
+        sections = (self.alerts, self.scores, self.dead_letters, self.drift, self.health)
+        return tuple(section.topic for section in sections if section.topic is not None)
 
 
 def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a YAML file and `section.key=value` overrides into a checked configuration.
 
-    A relative `artifact` or `kafka.secrets_file` is taken from the file's own folder.
+    A relative `artifact`, `kafka.secrets_file` or `state.folder` is taken from the file's own
+    folder.
 
     Raises:
         ConfigError: naming the file, the field, the rule and what was found.
@@ -214,7 +246,12 @@ def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
     kafka = config.kafka
     if kafka.secrets_file:
         kafka = dataclasses.replace(kafka, secrets_file=str(home / kafka.secrets_file))
-    return dataclasses.replace(config, artifact=str(home / config.artifact), kafka=kafka)
+    state = config.state
+    if state.folder and "://" not in state.folder:
+        state = dataclasses.replace(state, folder=str(home / state.folder))
+    return dataclasses.replace(
+        config, artifact=str(home / config.artifact), kafka=kafka, state=state
+    )
 
 
 def from_dict(data: dict[str, Any], where: str = "config") -> Config:

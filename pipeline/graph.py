@@ -2,7 +2,8 @@
 
     telemetry ─► ReadTelemetry ─► ScoreEntities ─► RaiseAlerts ─► WriteAlerts
                   │ dead letters   │  │  └ scores ──────────────► WriteScores
-                  │                │  └ drift reports ──────────► WriteDrift
+                  │                │  ├ drift reports ──────────► WriteDrift
+                  │                │  └ shard health ───────────► WriteHealth
                   └────────────────┴ dead letters ──────────────► WriteDeadLetters
 
 Step labels are a contract: restoring state matches on them. They are written by hand
@@ -18,13 +19,22 @@ import apache_beam as beam
 
 from models.artifact import Artifact
 from models.shard import ShardPolicy
+from models.snapshot import Origin
 from pipeline.config import Config, parse_start
 from transforms import files
 from transforms.alert import RaiseAlerts
 from transforms.files import WriteParts
 from transforms.kafka import KafkaAccess
 from transforms.read import DEAD_LETTERS, Polling, ReadTelemetry, Source
-from transforms.score import DRIFT, TRANSITIONS, ArtifactRef, ScoreEntities, ScoringSpec
+from transforms.score import (
+    DRIFT,
+    HEALTH,
+    TRANSITIONS,
+    ArtifactRef,
+    ScoreEntities,
+    ScoringSpec,
+    StateSpec,
+)
 from transforms.write import WriteTopic
 
 
@@ -36,6 +46,7 @@ class Sinks:
     scores: beam.PTransform | None
     dead_letters: beam.PTransform
     drift: beam.PTransform
+    health: beam.PTransform
 
 
 def build(
@@ -44,16 +55,18 @@ def build(
     artifact: Artifact,
     reading: beam.PTransform,
     sinks: Sinks,
+    state: StateSpec,
     is_live: bool,
 ) -> None:
     """Put the steps together on pipeline `root`; live and replay differ in the arguments only."""
     read = root | "ReadTelemetry" >> reading
-    scored = read.blocks | "ScoreEntities" >> scoring(config, artifact, is_live)
+    scored = read.blocks | "ScoreEntities" >> scoring(config, artifact, state, is_live)
     alerts = scored[TRANSITIONS] | "RaiseAlerts" >> RaiseAlerts(config.input.topic, artifact.digest)
     alerts | "WriteAlerts" >> sinks.alerts
     if sinks.scores is not None:
         scored.scores | "WriteScores" >> sinks.scores
     scored[DRIFT] | "WriteDrift" >> sinks.drift
+    scored[HEALTH] | "WriteHealth" >> sinks.health
     letters = (read[DEAD_LETTERS], scored[DEAD_LETTERS]) | "DeadLetters" >> beam.Flatten()
     letters | "WriteDeadLetters" >> sinks.dead_letters
 
@@ -85,17 +98,41 @@ def source(config: Config, artifact: Artifact) -> Source:
     )
 
 
-def scoring(config: Config, artifact: Artifact, is_live: bool) -> ScoreEntities:
+def origin(config: Config) -> Origin:
+    """Whose memory the shards keep."""
+    return Origin(config.input.topic, config.scoring.shards, config.input.routing)
+
+
+def live_state(config: Config, start_from: str | None = None) -> StateSpec:
+    """Where the live job keeps its snapshots; and the folder that it starts from, if any."""
+    folder = state_folder(config)
+    return StateSpec(origin(config), folder, config.state.every_s, start_from)
+
+
+def replay_state(
+    config: Config, start_from: str | None = None, keep_in: str | None = None
+) -> StateSpec:
+    """Snapshots of a replay: never those of the live job, and kept when its input ends."""
+    return StateSpec(origin(config), keep_in, config.state.every_s, start_from)
+
+
+def state_folder(config: Config) -> str | None:
+    """The folder in which the live job of this name keeps its snapshots."""
+    return f"{config.state.folder}/{config.name}" if config.state.folder else None
+
+
+def scoring(config: Config, artifact: Artifact, state: StateSpec, is_live: bool) -> ScoreEntities:
     """The scoring step, live or replayed."""
     return ScoreEntities(
         ScoringSpec(
             ArtifactRef(config.artifact, artifact.digest),
-            config.input.topic,
+            state,
             config.scoring,
             config.alerts,
-            ShardPolicy(held_blocks_max=config.scoring.held_blocks_max),
+            ShardPolicy(config.scoring.held_blocks_max, on_damage=config.state.on_damage),
             config.drift.window_s,
             config.scores.format if config.scores.topic else None,
+            config.health.interval_s,
             is_live,
         )
     )
@@ -109,12 +146,13 @@ def topic_sinks(config: Config) -> Sinks:
         WriteTopic(kafka, config.scores.topic) if config.scores.topic else None,
         WriteTopic(kafka, config.dead_letters.topic),
         WriteTopic(kafka, config.drift.topic),
+        WriteTopic(kafka, config.health.topic),
     )
 
 
 def file_sinks(directory: str) -> Sinks:
     """Outputs of a replay: never the live topics."""
-    kinds = (files.ALERTS, files.SCORES, files.DEAD_LETTERS, files.DRIFT)
+    kinds = (files.ALERTS, files.SCORES, files.DEAD_LETTERS, files.DRIFT, files.HEALTH)
     return Sinks(*(WriteParts(directory, kind) for kind in kinds))
 
 

@@ -25,6 +25,7 @@ from pipeline.config import Config
 from transforms import files, scores
 from transforms.dead_letters import PREFIX
 from transforms.outgoing import Outgoing, decode_outgoing
+from transforms.score import StateSpec
 
 #: Called with a kind of `transforms.files` and a message on its way to the files.
 Listener = Callable[[str, bytes], None]
@@ -54,6 +55,7 @@ def run_in_process(
     reading: beam.PTransform,
     directory: Path,
     listener: Listener | None = None,
+    state: StateSpec | None = None,
 ) -> Replay:
     """Replay through the graph in this process.
 
@@ -63,6 +65,7 @@ def run_in_process(
         reading: a bounded source.
         directory: scratch for the parts; made anew.
         listener: hears every alert and every message of scores as it is written.
+        state: what shards start from, and where they leave their memory in the end.
     """
     _make_anew(directory)
     plain = graph.file_sinks(str(directory))
@@ -73,7 +76,8 @@ def run_in_process(
         scores=Overheard(plain.scores, files.SCORES),
     )
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
-    graph.build(pipeline, config, artifact, reading, sinks, is_live=False)
+    kept = state or graph.replay_state(config)
+    graph.build(pipeline, config, artifact, reading, sinks, kept, is_live=False)
     heard = [listener] if listener else []
     _listeners.extend(heard)
     try:
@@ -117,11 +121,14 @@ def run_on_flink(
     reading: beam.PTransform,
     directory: Path,
     options: PipelineOptions,
+    state: StateSpec | None = None,
 ) -> Replay:
     """Replay through the graph on a Flink cluster that shares this machine's files."""
     _make_anew(directory)
     pipeline = beam.Pipeline(options=options)
-    graph.build(pipeline, config, artifact, reading, graph.file_sinks(str(directory)), False)
+    sinks = graph.file_sinks(str(directory))
+    kept = state or graph.replay_state(config)
+    graph.build(pipeline, config, artifact, reading, sinks, kept, is_live=False)
     pipeline.run().wait_until_finish()
     return gather(directory)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +14,9 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from infra.embedded import embedded
 from infra.flink_rest import FlinkRest
+from models.artifact import Artifact
 from models.errors import ConfigError
-from pipeline import broker, graph, preflight
+from pipeline import broker, graph, preflight, stored
 from pipeline.config import Config, Flink
 
 Say = Callable[[str], None]
@@ -31,6 +33,7 @@ def run(
     savepoint: str | None = None,
     beam_args: Sequence[str] = (),
     say: Say = print,
+    state: str | None = None,
 ) -> str | None:
     """Check everything, then submit the live job.
 
@@ -40,6 +43,7 @@ def run(
         savepoint: path of the savepoint to start from.
         beam_args: more Beam options, passed on as they are.
         say: told one line per step.
+        state: folder of exported state to start from, and from its place in the log.
 
     Returns:
         The Flink job's id once it runs; None after an embedded run.
@@ -49,6 +53,13 @@ def run(
     """
     artifact = preflight.load_artifact(config)
     partitions = preflight.check_input(config, artifact)
+    if savepoint:
+        _check_savepoint(savepoint)
+    if state:
+        if savepoint:
+            raise ConfigError("--state: a savepoint holds state already; give one of the two")
+        config = start_at(config, artifact, state)
+        say(f"starting from the state in {state}, at {config.input.start}")
     if not is_embedded:
         _check_cluster(config)  # before anything is made on the broker
     for topic in preflight.ensure_output_topics(config, partitions):
@@ -62,7 +73,7 @@ def run(
             options = beam_options(
                 config, local.job_endpoint, local.worker_endpoint, savepoint, beam_args
             )
-            pipeline = _pipeline(config, artifact, options)
+            pipeline = _pipeline(config, artifact, options, state)
             say("running until interrupted")
             _stay(pipeline.run())
         return None
@@ -71,7 +82,7 @@ def run(
     )
     rest = FlinkRest(config.flink.rest_url)
     before = {job.job_id for job in rest.jobs()}
-    result = _pipeline(config, artifact, options).run()
+    result = _pipeline(config, artifact, options, state).run()
     return _await_running(rest, config, before, result, say)
 
 
@@ -130,7 +141,7 @@ def beam_options(
         f"--max_bundle_size={flink.bundle_size}",
     ]
     if savepoint:
-        arguments.append(f"--savepoint_path={_existing(savepoint)}")
+        arguments.append(f"--savepoint_path={savepoint}")
     # Options of the Java runner are unknown to the Python SDK, which warns of each and
     # passes it on all the same.
     logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.ERROR)
@@ -138,11 +149,15 @@ def beam_options(
 
 
 def _pipeline(
-    config: Config, artifact: preflight.Artifact, options: PipelineOptions
+    config: Config,
+    artifact: preflight.Artifact,
+    options: PipelineOptions,
+    start_from: str | None,
 ) -> beam.Pipeline:
     pipeline = beam.Pipeline(options=options)
     reading = graph.live_reading(config, artifact)
-    graph.build(pipeline, config, artifact, reading, graph.topic_sinks(config), is_live=True)
+    state = graph.live_state(config, start_from)
+    graph.build(pipeline, config, artifact, reading, graph.topic_sinks(config), state, is_live=True)
     return pipeline
 
 
@@ -159,12 +174,23 @@ def _stay(result: PipelineResult) -> None:
     )
 
 
-def _existing(savepoint: str) -> str:
-    """A savepoint path that exists, if it is a local one."""
+def _check_savepoint(savepoint: str) -> None:
+    """A savepoint's path must exist, if it is a local one."""
     local = savepoint.removeprefix("file:")
     if "://" not in savepoint and not Path(local).exists():
         raise ConfigError(f"--savepoint: must be a savepoint's path; nothing at {savepoint}")
-    return savepoint
+
+
+def start_at(config: Config, artifact: Artifact, state: str) -> Config:
+    """The configuration of a job that starts where the exported state in `state` ends.
+
+    Raises:
+        ConfigError: there is no state, or the log does not hold what comes after it.
+        StateFormatError: the state is damaged, or of another job.
+    """
+    offsets = stored.starting_offsets(config, artifact, state)
+    start = ",".join(f"{partition}:{offset}" for partition, offset in sorted(offsets.items()))
+    return dataclasses.replace(config, input=dataclasses.replace(config.input, start=start))
 
 
 def _check_cluster(config: Config) -> None:

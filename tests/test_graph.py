@@ -104,7 +104,8 @@ def test_a_second_replay_says_the_same(replay, config, artifact, series, tmp_pat
 def live_proto(config, artifact):
     pipeline = beam.Pipeline(options=PipelineOptions(["--runner=PortableRunner"]))
     reading = graph.live_reading(config, artifact)
-    graph.build(pipeline, config, artifact, reading, graph.topic_sinks(config), is_live=True)
+    sinks, state = graph.topic_sinks(config), graph.live_state(config)
+    graph.build(pipeline, config, artifact, reading, sinks, state, is_live=True)
     return pipeline.to_runner_api()
 
 
@@ -120,6 +121,7 @@ def test_step_names_are_a_contract(config, artifact):
         "WriteAlerts/Produce",
         "WriteScores/Produce",
         "WriteDrift/Produce",
+        "WriteHealth/Produce",
         "WriteDeadLetters/Produce",
     } <= names
 
@@ -153,7 +155,7 @@ def test_nothing_is_pickled_on_any_edge_or_in_any_state(config, artifact):
 
 
 def test_policies_of_the_live_job_reach_the_scorer(config, artifact):
-    spec = graph.scoring(config, artifact, is_live=True)._spec
+    spec = graph.scoring(config, artifact, graph.live_state(config), is_live=True)._spec
     assert isinstance(spec.scoring, ScoringPolicy)
     assert isinstance(spec.alerts, AlertPolicy)
     assert (spec.scoring.warmup_events, spec.alerts.k) == (30, 2)

@@ -13,6 +13,7 @@ import apache_beam as beam
 from apache_beam.typehints import with_output_types
 
 SCORES, ALERTS, DEAD_LETTERS, DRIFT = "scores", "alerts", "dead_letters", "drift"
+HEALTH = "health"
 
 
 class WriteParts(beam.PTransform):

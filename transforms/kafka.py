@@ -111,10 +111,14 @@ class PartitionReader:
                 if (error := received.error()) is not None:
                     self._check(error, offset)
                     continue
-                payload = received.value() or b""
+                payload = received.value()
                 _, timestamp_ms = received.timestamp()
                 time_us = timestamp_ms * 1000 if timestamp_ms > 0 else EVENT_TIME_US_MAX
-                messages.append(Message(received.offset() or 0, time_us, payload))
+                if payload is None:
+                    payload, erased = b"", received.key()
+                    messages.append(Message(received.offset() or 0, time_us, payload, erased))
+                else:
+                    messages.append(Message(received.offset() or 0, time_us, payload))
                 size += len(payload)
             if len(batch) < wanted:
                 break

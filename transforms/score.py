@@ -1,6 +1,7 @@
 """Scores blocks against the entity tables of their shards."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +25,19 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from models import artifact as artifacts
 from models.alerting import AlertPolicy
-from models.block import decode_block
 from models.drift_windows import DriftWindows, WindowReport
 from models.epoch import TOKEN_BYTES
 from models.scorer import ScoredBlock, Scorer, ScoringPolicy
 from models.shard import Cells, Outcome, ShardPolicy, ShardScorer
+from models.snapshot import Origin, decode_snapshot, encode_snapshot
 from transforms.dead_letters import encode_dead_letter, set_aside
 from transforms.drift import encode_drift_report
+from transforms.health import encode_health
 from transforms.keys import slot_of
 from transforms.scores import encode_scores
+from transforms.state import read_snapshot_of, write_snapshot
 
-TRANSITIONS, DRIFT, DEAD_LETTERS = "transitions", "drift", "dead_letters"
+TRANSITIONS, DRIFT, DEAD_LETTERS, HEALTH = "transitions", "drift", "dead_letters", "health"
 _TRANSITION = msgspec.msgpack.Encoder()
 
 
@@ -47,30 +50,50 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSpec:
+    """Where shards keep snapshots of their memory, and what they start from without state."""
+
+    #: How entities are cut into shards; a snapshot of another cut is refused.
+    origin: Origin
+    #: Folder for snapshots; None keeps none.
+    keep_in: str | None
+    every_s: float
+    #: Folder of the snapshots to start from; None starts with nothing remembered.
+    start_from: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringSpec:
     """Everything the scoring step is told."""
 
     artifact: ArtifactRef
-    topic: str
+    state: StateSpec
     scoring: ScoringPolicy
     alerts: AlertPolicy
     shard: ShardPolicy
     drift_window_s: int
     #: "arrow", "json", or None to write no scores.
     score_format: str | None
-    #: A live job reports idle drift windows by the clock; a replay only at the end of input.
+    #: Seconds between two health reports of a shard; such is the beat of its other timed work.
+    health_interval_s: float
+    #: A live job reports and keeps snapshots by the clock; a replay at the end of input.
     is_live: bool
+
+    @property
+    def topic(self) -> str:
+        """The telemetry topic."""
+        return self.state.origin.topic
 
 
 class ScoreEntities(beam.PTransform):
-    """(shard key, block) -> scores; under tags: transitions, drift reports, dead letters."""
+    """(shard key, block) -> scores; tags: transitions, drift and health reports, dead letters."""
 
     def __init__(self, spec: ScoringSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, blocks: Any) -> Any:
-        tags = (TRANSITIONS, DRIFT, DEAD_LETTERS)
+        tags = (TRANSITIONS, DRIFT, DEAD_LETTERS, HEALTH)
         scored = blocks | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(self._spec)).with_outputs(
             *tags, main="scores"
         )
@@ -88,7 +111,7 @@ class ScoreBlocks(beam.DoFn):
     HELD = BagStateSpec("held", BytesCoder())
     DRIFT_STATE = ReadModifyWriteStateSpec("drift", BytesCoder())
     END = TimerSpec("end", TimeDomain.WATERMARK)
-    IDLE = TimerSpec("idle", TimeDomain.REAL_TIME)
+    BEAT = TimerSpec("beat", TimeDomain.REAL_TIME)
 
     def __init__(self, spec: ScoringSpec) -> None:
         self._spec = spec
@@ -106,7 +129,7 @@ class ScoreBlocks(beam.DoFn):
             DriftWindows(artifact.drift_reference, spec.drift_window_s),
             spec.shard,
         )
-        self._quiet: dict[int, bytes] = {}  # shard -> its epoch when the idle timer last fired
+        self._kept: dict[int, tuple[float, bytes]] = {}  # shard -> when, and its epoch then
 
     def process(
         self,
@@ -116,14 +139,15 @@ class ScoreBlocks(beam.DoFn):
         held: Any = beam.DoFn.StateParam(HELD),
         drift: Any = beam.DoFn.StateParam(DRIFT_STATE),
         end: Any = beam.DoFn.TimerParam(END),
-        idle: Any = beam.DoFn.TimerParam(IDLE),
+        beat: Any = beam.DoFn.TimerParam(BEAT),
     ) -> Iterator[Any]:
         key, data = element
+        cells = Cells(epoch, log, held, drift)
         if epoch.read() is None:
             end.set(GlobalWindow().max_timestamp())
-            self._arm(idle)
-        cells = Cells(epoch, log, held, drift)
-        outcome = self._shards.process(slot_of(key), decode_block(data), cells, _token())
+            self._arm(beat)
+            self._start(slot_of(key), cells)
+        outcome = self._shards.process(slot_of(key), data, cells, _token())
         self._count(outcome)
         for scored in outcome.scored:
             yield from self._outputs(scored)
@@ -138,30 +162,54 @@ class ScoreBlocks(beam.DoFn):
         held: Any = beam.DoFn.StateParam(HELD),
         drift: Any = beam.DoFn.StateParam(DRIFT_STATE),
     ) -> Iterator[Any]:
-        cells = Cells(epoch, log, held, drift)
-        yield from self._reports(self._shards.flush_drift(slot_of(key), cells, _token()))
+        shard, cells = slot_of(key), Cells(epoch, log, held, drift)
+        if self._spec.state.keep_in and not self._spec.is_live:
+            self._keep(shard, cells)
+        yield from self._reports(self._shards.flush_drift(shard, cells, _token()))
 
-    @on_timer(IDLE)
-    def when_idle(
+    @on_timer(BEAT)
+    def on_beat(
         self,
         key: Any = beam.DoFn.KeyParam,
         epoch: Any = beam.DoFn.StateParam(EPOCH),
         log: Any = beam.DoFn.StateParam(LOG),
         held: Any = beam.DoFn.StateParam(HELD),
         drift: Any = beam.DoFn.StateParam(DRIFT_STATE),
-        idle: Any = beam.DoFn.TimerParam(IDLE),
+        beat: Any = beam.DoFn.TimerParam(BEAT),
     ) -> Iterator[Any]:
-        shard, now = slot_of(key), epoch.read()
-        if self._quiet.get(shard) == now:
-            cells = Cells(epoch, log, held, drift)
-            yield from self._reports(self._shards.flush_drift(shard, cells, _token()))
-            now = epoch.read()
-        self._quiet[shard] = now
-        self._arm(idle)
+        spec, shard, cells = self._spec, slot_of(key), Cells(epoch, log, held, drift)
+        now_s = time.monotonic()
+        yield from self._reports(
+            self._shards.flush_if_quiet(shard, cells, _token(), now_s, spec.drift_window_s)
+        )
+        when_s, kept = self._kept.get(shard, (-spec.state.every_s, b""))
+        found = epoch.read()
+        if spec.state.keep_in and found != kept and now_s - when_s >= spec.state.every_s:
+            self._keep(shard, cells)
+            self._kept[shard] = now_s, found
+        snapshot = self._shards.take_snapshot(shard, cells)
+        yield TaggedOutput(HEALTH, encode_health(spec.topic, snapshot, _now_ms()))
+        self._arm(beat)
 
-    def _arm(self, idle: Any) -> None:
+    def _arm(self, beat: Any) -> None:
         if self._spec.is_live:
-            idle.set(Timestamp.now() + Duration(self._spec.drift_window_s))
+            beat.set(Timestamp.now() + Duration(self._spec.health_interval_s))
+
+    def _start(self, shard: int, cells: Cells) -> None:
+        """Give a shard without state the snapshot that the job was told to start from."""
+        state = self._spec.state
+        found = read_snapshot_of(state.start_from, shard) if state.start_from else None
+        if found is not None:
+            path, data = found
+            snapshot = decode_snapshot(data, path, self._shards.layout, state.origin)
+            self._shards.start_from(snapshot, cells, _token())
+
+    def _keep(self, shard: int, cells: Cells) -> None:
+        """Write the shard's snapshot; one from an attempt that fails stands for its place too."""
+        state = self._spec.state
+        assert state.keep_in
+        data = encode_snapshot(self._shards.take_snapshot(shard, cells), state.origin)
+        write_snapshot(state.keep_in, shard, _now_ms(), data)
 
     def _outputs(self, scored: ScoredBlock) -> Iterator[Any]:
         spec = self._spec
@@ -185,6 +233,10 @@ class ScoreBlocks(beam.DoFn):
         count["duplicate_blocks"].inc(outcome.duplicates)
         count["held_blocks"].inc(outcome.held)
         count["desyncs"].inc(outcome.desyncs)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _token() -> bytes:

@@ -6,8 +6,9 @@ deadline, and says what the job's trouble was.
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def job_config(cluster: ClusterInfo, artifact: Path, topic: str, **sections: Any
         "scores": {"topic": f"{name}.scores"},
         "dead_letters": {"topic": f"{name}.dlq"},
         "drift": {"topic": f"{name}.drift"},
+        "health": {"topic": f"{name}.health"},
         "flink": {
             "job_endpoint": cluster.job_endpoint,
             "rest_url": cluster.flink_rest_url,
@@ -68,7 +70,7 @@ def job_config(cluster: ClusterInfo, artifact: Path, topic: str, **sections: Any
         },
     }
     for section, settings in sections.items():
-        given[section] = {**given[section], **settings}
+        given[section] = {**given.get(section, {}), **settings}
     return configs.from_dict(given)
 
 
@@ -78,10 +80,17 @@ class Jobs:
     def __init__(self, cluster: ClusterInfo) -> None:
         self.rest = FlinkRest(cluster.flink_rest_url)
         self._started: list[str] = []
+        self._at_end: list[Callable[[], None]] = []
 
-    def start(self, config: Config, savepoint: str | None = None) -> str:
+    def start(
+        self,
+        config: Config,
+        savepoint: str | None = None,
+        beam_args: Sequence[str] = (),
+        state: str | None = None,
+    ) -> str:
         """Submit a live job; returns Flink's id of it."""
-        job_id = run(config, savepoint=savepoint, say=silent)
+        job_id = run(config, savepoint=savepoint, beam_args=beam_args, say=silent, state=state)
         assert job_id is not None
         self._started.append(job_id)
         return job_id
@@ -98,8 +107,14 @@ class Jobs:
             if job.job_id in self._started
         ]
 
+    def at_end(self, end: Callable[[], None]) -> None:
+        """Have something ended before the jobs that it feeds."""
+        self._at_end.append(end)
+
     def cancel_all(self) -> None:
         """Cancel what still runs."""
+        while self._at_end:
+            self._at_end.pop()()
         for job in self.rest.jobs():
             if job.job_id in self._started and job.state not in FINAL_STATES:
                 self.rest.cancel(job.job_id)
@@ -117,6 +132,12 @@ def wait_for(
         pytest.fail(f"{what}: not within {deadline_s:.0f} s\n{known}")
 
 
+def wait_until_passed(seconds: float) -> None:
+    """Let a fault last."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= end, seconds + 1)
+
+
 def create_topic(cluster: ClusterInfo, topic: str, partitions: int) -> None:
     """Create an input topic."""
     with admin(cluster) as client:
@@ -131,11 +152,11 @@ def admin(cluster: ClusterInfo) -> Any:
 class Topic:
     """A topic as an independent reader sees it, up to now."""
 
-    def __init__(self, cluster: ClusterInfo, topic: str) -> None:
+    def __init__(self, cluster: ClusterInfo, topic: str, start: str = "earliest") -> None:
         self._consumer = KafkaConsumer(
             bootstrap_servers=cluster.bootstrap_servers,
             group_id=None,
-            auto_offset_reset="earliest",
+            auto_offset_reset=start,
             max_poll_records=20_000,
             fetch_max_bytes=64 << 20,
             max_partition_fetch_bytes=16 << 20,
@@ -197,6 +218,26 @@ class Scores:
         wait_for(lambda: self.events() >= count, f"{count:,} events scored", jobs)
 
     def __enter__(self) -> Scores:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._topic.__exit__()
+
+
+class Tail:
+    """What is written to a job's scores topic from now on."""
+
+    def __init__(self, cluster: ClusterInfo, config: Config) -> None:
+        assert config.scores.topic is not None
+        self._topic = Topic(cluster, config.scores.topic, start="latest")
+
+    def newest(self) -> Iterator[tuple[int, int]]:
+        """(partition, offset) of the events whose scores came since the last call."""
+        for message in self._topic.poll():
+            for batch in batches(message.value):
+                yield from zip(*(batch[name].tolist() for name in KEY[:2]), strict=True)
+
+    def __enter__(self) -> Tail:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,264 @@
+"""Is what the job wrote exactly what its log gives? Derives a sample again and compares bits.
+
+The log is read once, decoded by the same rules, and only the events of the sample are
+stepped, in one table: an entity's scores depend on its own events alone, so shards, blocks
+and neighbours need not be known. Nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.alerting import WARMING
+from models.artifact import Artifact
+from models.block import Block
+from models.errors import ConfigError
+from models.scorer import ScoredBlock, Scorer
+from models.table import EntityTable
+from pipeline import broker, graph, preflight
+from pipeline.audit_report import OLDER, SCATTERED, AuditReport, EntityAudit, compare, order_of
+from pipeline.config import Config, parse_start
+from pipeline.progress import Say, progress, say
+from pipeline.score_log import SCORE, Sample, ScoreLog, TopicLog, read_refused
+from transforms.kafka import MissingOffsetError, PartitionReader, partition_count
+from transforms.replay import Range, read_range
+
+
+def audit(
+    config: Config,
+    entities: int = 20,
+    seed: int = 0,
+    named: Sequence[str] = (),
+    start: str | None = None,
+    end: str = "latest",
+    tell: Say = say,
+) -> AuditReport:
+    """Derive the scores of a sample of entities from the log and compare them.
+
+    Args:
+        config: the one that the job runs with; policies shape scores.
+        entities: size of the sample.
+        seed: chooses the sample.
+        named: audit these entities instead of a sample.
+        start: where the job began to read, as in the configuration's `input.start`; None
+            takes what that says.
+        end: compare events up to here: "latest", a time, or offsets.
+        tell: told one line per step.
+
+    Raises:
+        ConfigError: broker, topic or artifact are not there, or no entity can be derived.
+    """
+    began = time.monotonic()
+    if config.scores.topic is None:
+        raise ConfigError("scores.topic: must name the topic of scores; the job writes none")
+    first, last = parse_start(start or config.input.start), parse_start(end)
+    artifact = preflight.load_artifact(config)
+    broker.connect(config.kafka.bootstrap_servers)
+    partitions = partition_count(graph.access(config), config.input.topic)
+    log = TopicLog(graph.access(config), f"{config.name}-audit", config.scores.topic)
+    try:
+        found = _read_scores(config, artifact, log, Sample(entities, seed, named), tell)
+        refused = _read_refused(config, found, tell)
+        ranges, cut = _ranges(config, partitions, first, last, found)
+        if cut:
+            tell(
+                f"{config.input.topic}: partitions {', '.join(map(str, cut))} do not begin at "
+                "offset 0 any more; entities older than the log cannot be derived from it"
+            )
+        derived = _derive(config, artifact, ranges, found, refused, tell)
+        found.read_on()
+    finally:
+        log.close()
+    report = AuditReport(
+        config.input.topic,
+        config.scores.topic,
+        artifact.digest,
+        [_audit_entity(name, found, derived, ranges) for name in found.scores],
+        found.foreign,
+        round(time.monotonic() - began, 3),
+        cut,
+    )
+    if not report.audited:
+        raise ConfigError(
+            f"audit: at least one entity of the sample must have begun within the log; "
+            f"all {len(report.entities)} are left out ({report.entities[0].left_out}). "
+            "Another --seed takes others"
+        )
+    return report
+
+
+@dataclass(slots=True)
+class _Derived:
+    """What the log gives for the sample."""
+
+    #: entity -> the partition of its events.
+    home: dict[str, int] = field(default_factory=dict)
+    #: entity -> its scores.
+    scores: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    #: Entities with events in more than one partition, whose order the log does not tell.
+    scattered: set[str] = field(default_factory=set)
+    #: entity -> events a full shard refused.
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+def _read_scores(
+    config: Config, artifact: Artifact, log: TopicLog, sample: Sample, tell: Say
+) -> ScoreLog:
+    """The sample's scores.
+
+    Raises:
+        ConfigError: there is no such topic, or nothing on it of this job and model.
+    """
+    if not log.exists:
+        raise ConfigError(f"scores.topic: topic {log.topic!r} must exist; it does not")
+    about = {"streamgauge_topic": config.input.topic, "streamgauge_model": artifact.digest}
+    found = ScoreLog(log, sample, about, config.scoring.shards, config.input.routing)
+    with progress(f"reading {log.topic}", log.messages_left(), tell, "messages") as advance:
+        found.read(advance)
+    if not found.reached:
+        raise ConfigError(
+            f"scores.topic: {log.topic!r} must hold scores of {config.input.topic!r} by model "
+            f"{artifact.digest[:12]}; it holds {found.foreign:,} messages, none of them that"
+        )
+    if found.foreign:
+        tell(f"{log.topic}: {found.foreign:,} messages of other topics or models are left out")
+    return found
+
+
+def _read_refused(config: Config, found: ScoreLog, tell: Say) -> set[tuple[int, int, int]]:
+    """Events of the sample that never reached the model because their shard was full."""
+    if not config.scoring.entities_per_shard_max:
+        return set()
+    log = TopicLog(graph.access(config), f"{config.name}-audit", config.dead_letters.topic)
+    try:
+        return read_refused(log, config.input.topic, list(found.scores))
+    finally:
+        log.close()
+
+
+def _ranges(
+    config: Config, partitions: int, first: Any, last: Any, found: ScoreLog
+) -> tuple[dict[int, Range], list[int]]:
+    """From where the job began to `last`, by partition; and whose log has lost its beginning."""
+    ranges, cut = {}, []
+    for partition in range(partitions):
+        reader = PartitionReader(graph.access(config), config.name, config.input.topic, partition)
+        try:
+            low, high = reader.offset_at("earliest"), reader.offset_at("latest")
+            if first == "latest":  # known by what came of it
+                begin = found.first.get(partition, high)
+            elif isinstance(first, dict):
+                begin = first.get(partition, low)
+            else:
+                begin = reader.offset_at(first)
+            given = last.get(partition, 0) if isinstance(last, dict) else reader.offset_at(last)
+        finally:
+            reader.close()
+        if low and begin <= low:
+            cut.append(partition)
+        begin, end = max(begin, low), min(high, given)
+        if begin < end:
+            ranges[partition] = Range(partition, begin, end)
+    if not ranges:
+        raise ConfigError(f"--from, --to: must hold at least one event of {config.input.topic!r}")
+    return ranges, cut
+
+
+def _derive(
+    config: Config,
+    artifact: Artifact,
+    ranges: dict[int, Range],
+    found: ScoreLog,
+    refused: Collection[tuple[int, int, int]],
+    tell: Say,
+) -> _Derived:
+    """Step the sample's events, and only them, through one table."""
+    # A shard's limit is met by all its entities together; what it refused is known already.
+    policy = dataclasses.replace(config.scoring, entities_per_shard_max=0)
+    scorer = Scorer(artifact, policy, config.alerts)
+    table, derived = EntityTable(scorer.layout), _Derived()
+    wanted = pa.array(list(found.scores), pa.string())
+    source = graph.source(config, artifact)
+    total = sum(given.end - given.start for given in ranges.values())
+    with progress(f"reading {config.input.topic}", total, tell, "offsets") as advance:
+        for given in ranges.values():
+            try:
+                for block in read_range(source, given):
+                    kept = np.flatnonzero(
+                        pc.is_in(block.entity_id, value_set=wanted).to_numpy(False)
+                    )
+                    piece = _without(block.take(kept, block.previous_end), refused, derived)
+                    if len(piece):
+                        _note(scorer.step(table, piece), derived)
+                    advance(block.end_offset - block.first_offset)
+            except (TimeoutError, MissingOffsetError) as error:
+                raise ConfigError(f"input.topic: {error}") from error
+    return derived
+
+
+def _without(block: Block, refused: Collection[tuple[int, int, int]], derived: _Derived) -> Block:
+    """`block` without the refused events, which are counted."""
+    if not refused or not len(block):
+        return block
+    events = zip(block.offset.tolist(), block.row.tolist(), strict=True)
+    is_refused = np.array([(block.partition, *event) in refused for event in events])
+    for name in block.entity_id.filter(pa.array(is_refused)).to_pylist():
+        derived.refused[name] = derived.refused.get(name, 0) + 1
+    return block.take(np.flatnonzero(~is_refused), block.previous_end)
+
+
+def _note(scored: ScoredBlock, derived: _Derived) -> None:
+    """Keep the scores of a block by entity."""
+    block = scored.block
+    rows = np.empty(len(block), SCORE)
+    for name in ("partition", "offset", "row", "event_time_us"):
+        rows[name] = getattr(block, name)
+    for name in ("score", "once_in"):
+        rows[name] = getattr(scored, name).view(np.uint32)
+    rows["verdict"] = scored.verdict
+    names, codes = block.entities()
+    for i, name in enumerate(names):
+        if derived.home.setdefault(name, block.partition) != block.partition:
+            derived.scattered.add(name)
+        derived.scores.setdefault(name, []).append(rows[codes == i])
+
+
+def _audit_entity(
+    name: str, found: ScoreLog, derived: _Derived, ranges: dict[int, Range]
+) -> EntityAudit:
+    scores = found.of(name)
+    homes = set(scores["partition"].tolist())
+    if name in derived.home:
+        homes.add(derived.home[name])
+    if name in derived.scattered or len(homes) > 1:
+        return EntityAudit(name, left_out=SCATTERED)
+    if not homes:
+        return EntityAudit(name, left_out="neither the log nor the scores have it")
+    [home] = homes
+    given = ranges.get(home, Range(home, 0, 0))
+    if _is_older(scores, given, found.is_whole):
+        return EntityAudit(name, left_out=OLDER)
+    inside = scores[scores["offset"] < given.end]
+    expected = np.concatenate([np.empty(0, SCORE), *derived.scores.get(name, [])])
+    from_offset = 0 if found.is_whole or not len(scores) else int(scores["offset"].min())
+    one = compare(name, expected, inside, found.reached_by(name, home), from_offset)
+    return dataclasses.replace(one, refused=derived.refused.get(name, 0))
+
+
+def _is_older(scores: np.ndarray, given: Range, is_whole: bool) -> bool:
+    """Whether an entity had events before the range, by its first score."""
+    if not given.start or not len(scores):
+        return False
+    earliest = scores[np.argmin(order_of(scores)["offset"])]
+    # Where older scores are gone too, only an entity that is warming up is surely new.
+    return bool(
+        earliest["offset"] < given.start or (not is_whole and earliest["verdict"] != WARMING)
+    )
