@@ -4,7 +4,8 @@ Python per event is what makes streaming ML in Python slow; everything downstrea
 decoding works on blocks. On the wire a block is a fixed header and one Arrow record
 batch without its schema, which both sides derive from the number of features.
 
-    header: format u1 | features u2 | partition i4 | previous_end i8 | first i8 | end i8
+    header: format u1 | features u2 | jumps u2 | partition i4 |
+            previous_end i8 | first i8 | end i8
     body:   Arrow IPC record batch (offset, row, event_time_us, entity_id, features)
 """
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 from models.errors import StateFormatError
 
 WIRE_FORMAT = 1
-_HEADER = struct.Struct("<BHiqqq")
+_HEADER = struct.Struct("<BHHiqqq")
 
 #: Row of what is no event but an erasure: from here on the entity is one never seen.
 ERASURE = -1
@@ -55,6 +56,8 @@ class Block:
     entity_id: pa.StringArray
     #: (N, F) float32 in raw units, NaN where missing.
     features: np.ndarray
+    #: How often the partition's reader has had to jump over offsets that were gone.
+    jumps: int = 0
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -76,6 +79,7 @@ class Block:
             self.event_time_us[indices],
             self.entity_id.take(pa.array(indices)),
             self.features[indices],
+            self.jumps,
         )
 
     def after(self, offset: int) -> Block:
@@ -90,6 +94,7 @@ def encode_block(block: Block) -> bytes:
     header = _HEADER.pack(
         WIRE_FORMAT,
         feature_count,
+        block.jumps,
         block.partition,
         block.previous_end,
         block.first_offset,
@@ -115,7 +120,8 @@ def decode_block(data: bytes) -> Block:
     Raises:
         StateFormatError: the bytes are of another wire format.
     """
-    wire_format, feature_count, partition, previous_end, first, end = _HEADER.unpack_from(data)
+    wire_format, feature_count, jumps, partition, *place = _HEADER.unpack_from(data)
+    previous_end, first, end = place
     if wire_format != WIRE_FORMAT:
         raise StateFormatError(
             f"block on the wire: this build reads format {WIRE_FORMAT}; got {wire_format}. "
@@ -134,6 +140,7 @@ def decode_block(data: bytes) -> Block:
         batch.column(2).to_numpy(),
         batch.column(3),
         features.reshape(-1, feature_count),
+        jumps,
     )
 
 

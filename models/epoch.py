@@ -16,7 +16,7 @@ from models.scorer import ScoredBlock
 EPOCH_FORMAT = 1
 TOKEN_BYTES = 8
 _HEAD = struct.Struct("<B8sQQQIIH")
-_REACH = struct.Struct("<iqq")
+_REACH = struct.Struct("<iqqH")
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class ShardCounts:
     held_back: int = 0
     #: Gaps given up: the events in them are lost to the shard's entities.
     desyncs: int = 0
+    #: Jumps of readers over offsets that were gone: the partition's entities warm up again.
+    jumps: int = 0
     #: Tables in memory that did not stand for the state that was found.
     stale_tables: int = 0
     #: Damaged logs that were given up: the shard's entities started anew.
@@ -59,6 +61,8 @@ class Reach:
     began: int
     #: End offset of the last one.
     end: int
+    #: Jumps of the partition's reader before it.
+    jumps: int = 0
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ def encode_epoch(epoch: Epoch) -> bytes:
         len(epoch.policies),
     )
     reached = (
-        _REACH.pack(partition, reach.began, reach.end)
+        _REACH.pack(partition, reach.began, reach.end, reach.jumps)
         for partition, reach in sorted(epoch.reached.items())
     )
     return b"".join((head, _COUNTS.pack(*astuple(epoch.counts)), epoch.policies, *reached))

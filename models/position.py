@@ -1,4 +1,4 @@
-"""How far a partition has been read: next offset and chain ends, as state bytes."""
+"""How far a partition has been read: next offset, chain ends and jumps, as state bytes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.block import NOTHING_BEFORE
 from models.errors import StateFormatError
 
 POSITION_FORMAT = 1
-_HEAD = struct.Struct("<BqI")
+TOPIC_ID_BYTES = 16
+#: A broker that gives topics no identity.
+NO_TOPIC_ID = bytes(TOPIC_ID_BYTES)
+_HEAD = struct.Struct("<BqH16sI")
 
 
 @dataclass(slots=True, eq=False)
@@ -21,11 +25,27 @@ class Position:
     next_offset: int
     #: (shards,) int64, end offset of the last block sent to each shard.
     ends: np.ndarray
+    #: How often offsets that were to be read next were gone.
+    jumps: int = 0
+    #: Kafka's identity of the topic (KIP-516): one of the same name may be another.
+    topic_id: bytes = NO_TOPIC_ID
+
+    def jump(self, offset: int) -> None:
+        """Go on at `offset`, whatever was lost: every shard's chain begins anew."""
+        self.next_offset = offset
+        self.ends[:] = NOTHING_BEFORE
+        self.jumps += 1
 
 
 def encode_position(position: Position) -> bytes:
     """The state bytes of `position`."""
-    head = _HEAD.pack(POSITION_FORMAT, position.next_offset, len(position.ends))
+    head = _HEAD.pack(
+        POSITION_FORMAT,
+        position.next_offset,
+        position.jumps,
+        position.topic_id,
+        len(position.ends),
+    )
     return head + position.ends.astype("<i8").tobytes()
 
 
@@ -41,10 +61,11 @@ def decode_position(data: bytes, shards: int) -> Position:
             f"reader state: this release reads format {POSITION_FORMAT}; got {data[0]}. "
             "Start from a savepoint of this release, or without state"
         )
-    _, next_offset, count = _HEAD.unpack_from(data)
+    _, next_offset, jumps, topic_id, count = _HEAD.unpack_from(data)
     if count != shards:
         raise StateFormatError(
             f"reader state: the number of shards is fixed for the life of a state; it was made "
             f"with {count}, scoring.shards is {shards}. Set scoring.shards to {count}"
         )
-    return Position(next_offset, np.frombuffer(data, "<i8", count, _HEAD.size).copy())
+    ends = np.frombuffer(data, "<i8", count, _HEAD.size).copy()
+    return Position(next_offset, ends, jumps, topic_id)

@@ -13,7 +13,6 @@ never written back. So an entity's bits do not depend on who shares its block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import msgspec
@@ -23,15 +22,19 @@ from models import alerting
 from models.alerting import WARMING, AlertPolicy, Judge
 from models.artifact import Artifact
 from models.block import ERASURE, Block
+from models.clock import PartitionClock
 from models.errors import ConfigError
 from models.kernel import TILES, TileScores
 from models.table import EntityTable, Layout
+from models.tiles import tile_size, tiles, waves
 
 LATE_POLICIES = ("score", "set_aside")
 
 # Reasons for setting an event aside, constant because dead letters carry them.
 LATE = "late_event"
 TOO_MANY_ENTITIES = "too_many_entities"
+
+_UNHEARD = PartitionClock()
 
 EVENT = np.dtype(
     [
@@ -152,19 +155,28 @@ class Scorer:
 
     def step(self, table: EntityTable, block: Block) -> ScoredBlock:
         """Score `block` and advance `table` in place."""
+        clock = table.clocks.setdefault(block.partition, PartitionClock())
+        if block.jumps > clock.jumps:
+            clock.jumps = block.jumps
+            self._warm_up_again(table, block.partition)
         if not len(block):
             return self._finish(_Run(block, np.empty(0, np.int64), np.empty(0, np.int64)))
         names, codes = block.entities()
-        clock_us = np.maximum.accumulate(block.event_time_us)
-        np.maximum(clock_us, table.clocks.get(block.partition, 0), out=clock_us)
+        clock_us = clock.advance(block.event_time_us, names, codes)
         run = _Run(block, self._places(table, names)[codes], clock_us)
         place = run.place
         run.set_aside(TOO_MANY_ENTITIES, np.flatnonzero((place < 0) & (block.row != ERASURE)))
-        for events in _waves(place, np.flatnonzero(place >= 0)):
-            for tile in _tiles(events):
+        for events in waves(place, np.flatnonzero(place >= 0)):
+            for tile in tiles(events):
                 self._step_tile(table, run, tile)
-        table.clocks[block.partition] = int(clock_us[-1])
         return self._finish(run)
+
+    @staticmethod
+    def _warm_up_again(table: EntityTable, partition: int) -> None:
+        """Events of a partition were lost: what its entities remember may be out of date."""
+        rows = table.rows[: len(table)]
+        from_here = rows["partition"] == partition
+        rows["seen"][from_here] = np.minimum(rows["seen"][from_here], 1)
 
     def evict(self, table: EntityTable) -> None:
         """Drop entities that were erased or that their next event would restart.
@@ -180,7 +192,8 @@ class Scorer:
 
     def _is_forgotten(self, rows: np.ndarray, clock_us: np.ndarray) -> np.ndarray:
         """Which of `rows` (B,) were silent for twice the TTL by the clock of their partition."""
-        return clock_us - rows["clock_us"] > 2 * self._policy.entity_ttl_s * 1_000_000
+        silent_us = clock_us - rows["clock_us"]
+        return (silent_us > 2 * self._policy.entity_ttl_s * 1_000_000) & (rows["clock_us"] > 0)
 
     def _places(self, table: EntityTable, names: list[str]) -> np.ndarray:
         """Rows of `names`, admitting new entities while the shard has room."""
@@ -213,7 +226,7 @@ class Scorer:
                 if not len(events):
                     return
         b = len(events)
-        size = _tile_size(b)
+        size = tile_size(b)
         rows, x, event = self._tile[:size], self._x[:size], self._event[:size]
         rows[:b] = table.rows[at]
         x[:b] = block.features[events]
@@ -244,9 +257,10 @@ class Scorer:
         marks = run.block.row[events] == ERASURE
         at = run.place[events[marks]]
         if len(at):
-            fresh = np.zeros(len(at), self.layout.dtype)
-            self._forecaster.fill_new(fresh, [table.entity_ids[i] for i in at.tolist()])
+            fresh, names = np.zeros(len(at), self.layout.dtype), [table.entity_ids[i] for i in at]
+            self._forecaster.fill_new(fresh, names)
             table.rows[at] = fresh
+            table.unname(names)
         return events[~marks]
 
     def _expired(self, table: EntityTable, run: _Run, events: np.ndarray) -> np.ndarray:
@@ -359,22 +373,8 @@ class _Run:
 def _clocks_of(table: EntityTable, rows: np.ndarray) -> np.ndarray:
     """The clock (B,) int64 of the partition that each of `rows` (B,) was last seen in."""
     partitions, which = np.unique(rows["partition"], return_inverse=True)
-    clocks = [table.clocks.get(partition, 0) for partition in partitions.tolist()]
+    clocks = [table.clocks.get(partition, _UNHEARD).now_us for partition in partitions.tolist()]
     return np.array(clocks, np.int64)[which]
-
-
-def _tile_size(count: int) -> int:
-    """The smallest tile that holds `count` events."""
-    return next(size for size in TILES if size >= count)
-
-
-def _tiles(events: np.ndarray) -> Iterator[np.ndarray]:
-    """Split a wave into tiles; a large tile is worth its price from half full on."""
-    small, large = TILES[-2:]
-    while len(events):
-        size = large if len(events) > large // 2 else small
-        yield events[:size]
-        events = events[size:]
 
 
 def _policy_bytes(scoring: ScoringPolicy, alerts: AlertPolicy) -> bytes:
@@ -384,15 +384,3 @@ def _policy_bytes(scoring: ScoringPolicy, alerts: AlertPolicy) -> bytes:
         for policy, base in ((scoring, ScoringPolicy), (alerts, AlertPolicy))
     ]
     return msgspec.json.encode(pair, order="sorted")
-
-
-def _waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
-    """Split `events` so that each wave holds every row at most once, in offset order."""
-    by_row = events[np.argsort(place[events], kind="stable")]
-    rows = place[by_row]
-    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else rows
-    lengths = np.diff(np.r_[starts, len(rows)])
-    rank = np.arange(len(rows)) - np.repeat(starts, lengths)
-    order = np.argsort(rank, kind="stable")
-    cuts = np.flatnonzero(np.diff(rank[order])) + 1
-    yield from (np.sort(wave) for wave in np.split(by_row[order], cuts) if len(wave))

@@ -8,7 +8,7 @@ entity's memory is much larger than one of its events (docs/decisions.md).
 
     segment:  magic "SGS" | format u1 | kind u1 | sequence u8 | contract 16s | digest 32s |
               layout 8s | body | crc32 u4
-    snapshot: clocks u4 | (partition i4, clock i8)[clocks] |
+    snapshot: clocks u4 | (partition i4, clock i8, latest i8, jumps u2, whose u2 + bytes)[clocks] |
               rows u4 | lengths u2[rows] | entity bytes | records[rows]
     block:    as `models.block` writes it
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.clock import PartitionClock
 from models.errors import StateDamagedError, StateFormatError
 from models.table import EntityTable, Layout
 
@@ -33,7 +34,7 @@ SEGMENT_FORMAT = 1
 SNAPSHOT, BLOCK = 0, 1
 _HEAD = struct.Struct("<3sBBQ16s32s8s")
 _COUNT = struct.Struct("<I")
-_CLOCK = struct.Struct("<iq")
+_CLOCK = struct.Struct("<iqqHH")
 _CRC = struct.Struct("<I")
 _REPAIR = (
     "start from a savepoint that belongs to this artifact and release, "
@@ -63,7 +64,7 @@ def snapshot_segment(table: EntityTable, sequence: int) -> bytes:
     body = b"".join(
         (
             _COUNT.pack(len(table.clocks)),
-            *(_CLOCK.pack(*clock) for clock in sorted(table.clocks.items())),
+            *(_clock_bytes(partition, clock) for partition, clock in sorted(table.clocks.items())),
             _COUNT.pack(len(names)),
             np.array([len(name) for name in names], "<u2").tobytes(),
             *names,
@@ -75,8 +76,12 @@ def snapshot_segment(table: EntityTable, sequence: int) -> bytes:
 
 def read_snapshot(layout: Layout, body: bytes) -> EntityTable:
     """The table that `snapshot_segment` wrote."""
-    at = _COUNT.size + _COUNT.unpack_from(body)[0] * _CLOCK.size
-    clocks = dict(_CLOCK.iter_unpack(body[_COUNT.size : at]))
+    clocks, at = {}, _COUNT.size
+    for _ in range(_COUNT.unpack_from(body)[0]):
+        partition, now_us, latest_us, jumps, length = _CLOCK.unpack_from(body, at)
+        at += _CLOCK.size + length
+        latest = body[at - length : at].decode()
+        clocks[partition] = PartitionClock(now_us, latest_us, latest, jumps)
     count = _COUNT.unpack_from(body, at)[0]
     at += _COUNT.size
     lengths = np.frombuffer(body, "<u2", count, at)
@@ -106,6 +111,12 @@ def read_log(layout: Layout, segments: Iterable[bytes], first: int, end: int) ->
             f"got {len(got)} segments {got[:3]}…{got[-3:]}; {_REPAIR}"
         )
     return read
+
+
+def _clock_bytes(partition: int, clock: PartitionClock) -> bytes:
+    latest = clock.latest.encode()
+    head = (partition, clock.now_us, clock.latest_us, clock.jumps, len(latest))
+    return _CLOCK.pack(*head) + latest
 
 
 def _seal(layout: Layout, kind: int, sequence: int, body: bytes) -> bytes:

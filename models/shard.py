@@ -157,7 +157,7 @@ class ShardScorer:
                 outcome.drift += live.drift.add(scored)
             # The log holds what an erased entity sent; a snapshot does not.
             live.must_snapshot |= any(scored.erased for scored in outcome.scored)
-            if any(len(block) for _, block in ready):
+            if any(map(_tells, ready)):
                 self._store(live, cells, ready)
                 cells.drift.write(live.drift.to_bytes())
             self._renew(live, cells, token)
@@ -206,7 +206,11 @@ class ShardScorer:
         What was held back there comes again: the log is read from the positions on.
         """
         kept, table = snapshot.epoch, snapshot.table
-        epoch = Epoch(counts=kept.counts, reached=kept.reached, policies=kept.policies)
+        # The reader is a new one and has jumped over nothing.
+        reached = {p: Reach(reach.began, reach.end) for p, reach in kept.reached.items()}
+        for clock in table.clocks.values():
+            clock.jumps = 0
+        epoch = Epoch(counts=kept.counts, reached=reached, policies=kept.policies)
         drift = self._windows.from_bytes(snapshot.shard, snapshot.drift)
         live = _Live(epoch, table, drift)
         self._replace_log(live, cells)
@@ -260,7 +264,7 @@ class ShardScorer:
     def _in_order(self, epoch: Epoch, data: bytes, cells: Cells, outcome: Outcome) -> list[_Ready]:
         """Blocks that now continue their chains, in order; a gap holds the new one back."""
         block = decode_block(data)
-        link = link_of(block, _end(epoch, block.partition))
+        link = _link(epoch, block)
         if link is Link.DUPLICATE:
             outcome.duplicates += 1
             epoch.counts.duplicates += 1
@@ -300,7 +304,7 @@ class ShardScorer:
             epoch.counts.desyncs += 1
         ready, waiting = [], []
         for _, (block, data) in sorted(held.items(), key=lambda item: item[0]):
-            link = link_of(block, _end(epoch, block.partition))
+            link = _link(epoch, block)
             if link is Link.GAP and block.partition == gap_given_up:
                 gap_given_up, link = None, Link.NEXT
             if link is Link.NEXT:
@@ -321,7 +325,7 @@ class ShardScorer:
         """Append the blocks, or replace the log by a snapshot when it has grown too long."""
         epoch, table, policy = live.epoch, live.table, self._policy
         for data, block in scored:
-            if len(block):
+            if _tells((data, block)):
                 segment = block_segment(table.layout, epoch.next_segment, data)
                 cells.log.add(segment)
                 epoch.next_segment += 1
@@ -345,15 +349,27 @@ class ShardScorer:
         live.must_snapshot = False
 
 
-def _end(epoch: Epoch, partition: int) -> int:
-    """The end of the chain of `partition`."""
-    reach = epoch.reached.get(partition)
-    return NOTHING_BEFORE if reach is None else reach.end
+def _tells(ready: _Ready) -> bool:
+    """Whether a block changes the table: the log holds those that do."""
+    _, block = ready
+    return len(block) > 0 or (block.jumps > 0 and block.previous_end == NOTHING_BEFORE)
+
+
+def _link(epoch: Epoch, block: Block) -> Link:
+    """How `block` continues its chain; the chain begins anew where the reader has jumped."""
+    reach = epoch.reached.get(block.partition)
+    if reach is not None and block.jumps > reach.jumps:
+        return Link.NEXT if block.previous_end == NOTHING_BEFORE else Link.GAP
+    return link_of(block, NOTHING_BEFORE if reach is None else reach.end)
 
 
 def _advance(epoch: Epoch, block: Block, data: bytes) -> _Ready:
     """Move the chain's end behind `block`; returns what of it is new."""
-    reach = epoch.reached.setdefault(block.partition, Reach(block.first_offset, NOTHING_BEFORE))
+    reach = epoch.reached.get(block.partition)
+    if reach is None or block.jumps > reach.jumps:
+        epoch.counts.jumps += block.jumps - (reach.jumps if reach else 0)
+        epoch.reached[block.partition] = Reach(block.first_offset, block.end_offset, block.jumps)
+        return data, block
     before, reach.end = reach.end, block.end_offset
     if block.first_offset >= before:
         return data, block

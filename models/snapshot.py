@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.clock import PartitionClock
 from models.epoch import Epoch, Reach, ShardCounts
 from models.errors import StateDamagedError, StateFormatError
 from models.table import EntityTable, Layout
@@ -65,10 +66,10 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
     artifact: str
     shard: int
     entities: int
-    #: partition -> (first offset of the first block, end offset of the last).
-    reached: dict[int, tuple[int, int]]
-    #: partition -> latest event time, microseconds.
-    clocks: dict[int, int]
+    #: partition -> (first offset of the first block, end offset of the last, jumps before it).
+    reached: dict[int, tuple[int, int, int]]
+    #: partition -> (clock, latest event time, microseconds, and whose it is).
+    clocks: dict[int, tuple[int, int, str]]
     counts: dict[str, int]
     #: As `Scorer.policies`, and the open drift windows, both base64.
     policies: str
@@ -87,8 +88,8 @@ def encode_snapshot(snapshot: ShardSnapshot, origin: Origin) -> bytes:
         table.layout.digest,
         snapshot.shard,
         len(table),
-        {partition: (reach.began, reach.end) for partition, reach in epoch.reached.items()},
-        table.clocks,
+        {p: (reach.began, reach.end, reach.jumps) for p, reach in epoch.reached.items()},
+        {p: (clock.now_us, clock.latest_us, clock.latest) for p, clock in table.clocks.items()},
         dataclasses.asdict(epoch.counts),
         _text(epoch.policies),
         _text(snapshot.drift),
@@ -155,7 +156,10 @@ def decode_snapshot(data: bytes, name: str, layout: Layout, origin: Origin) -> S
     except (pa.ArrowException, OSError) as error:
         raise StateDamagedError(f"{name}: cannot be read ({error}); {_REPAIR}") from None
     table = _table(columns, name, layout)
-    table.clocks = dict(header.clocks)
+    table.clocks = {
+        partition: PartitionClock(*clock, header.reached[partition][2])
+        for partition, clock in header.clocks.items()
+    }
     if table.digest_of_rows() != header.digest:
         raise StateDamagedError(f"{name}: its rows must have the digest {header.digest}; {_REPAIR}")
     epoch = Epoch(
@@ -172,17 +176,26 @@ def start_offsets(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
     That is the lowest position of any shard that hears of the partition. A shard that had
     heard nothing of it yet may have missed what the others saw since their chains began.
     A partition that no shard has heard of is not named.
+
+    Raises:
+        StateFormatError: shards were on different sides of a jump over lost offsets.
     """
     by_shard = {header.shard: header for header in headers}
     offsets = {}
     for partition in sorted({p for header in headers for p in header.reached}):
         origin = headers[0].origin
-        began = min(h.reached[partition][0] for h in headers if partition in h.reached)
+        reached = [h.reached[partition] for h in headers if partition in h.reached]
+        if len({jumps for _, _, jumps in reached}) > 1:
+            raise StateFormatError(
+                f"partition {partition}: offsets were lost between the snapshots of its shards; "
+                + _REPAIR
+            )
+        began = min(first for first, _, _ in reached)
         hears = range(origin.shards)
         if origin.routing == "partition":
             hears = range(partition % origin.shards, partition % origin.shards + 1)
         told = (by_shard[s].reached if s in by_shard else {} for s in hears)
-        offsets[partition] = min(reached.get(partition, (0, began))[1] for reached in told)
+        offsets[partition] = min(one.get(partition, (0, began))[1] for one in told)
     return offsets
 
 

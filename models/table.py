@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
+
+from models.clock import PartitionClock
 
 #: Fields the table itself keeps for every entity, before the model's and the alerting's:
 #: its latest event time, and the partition of its last event with that partition's clock.
@@ -51,8 +53,8 @@ class EntityTable:
         self.layout = layout
         self.rows = np.zeros(64, layout.dtype)
         self.entity_ids: list[str] = []
-        #: partition -> its clock: the latest event time among its events so far.
-        self.clocks: dict[int, int] = {}
+        #: By partition.
+        self.clocks: dict[int, PartitionClock] = {}
         self._index: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -84,10 +86,16 @@ class EntityTable:
         rows, names = self.rows[kept], [self.entity_ids[i] for i in kept.tolist()]
         self.fill(names, rows)
 
+    def unname(self, names: Collection[str]) -> None:
+        """Take the entities `names` out of what is kept besides rows."""
+        for clock in self.clocks.values():
+            clock.latest = "" if clock.latest in names else clock.latest
+
     def digest_of_rows(self) -> str:
         """BLAKE2b over clocks, and entities with rows in order of entity: equal tables agree."""
         order = sorted(range(len(self)), key=self.entity_ids.__getitem__)
-        hashed = hashlib.blake2b(repr(sorted(self.clocks.items())).encode(), digest_size=16)
+        clocks = [(p, astuple(clock)) for p, clock in sorted(self.clocks.items())]
+        hashed = hashlib.blake2b(repr(clocks).encode(), digest_size=16)
         for i in order:
             hashed.update(self.entity_ids[i].encode() + b"\0" + self.rows[i].tobytes())
         return hashed.hexdigest()

@@ -162,6 +162,7 @@ def erase(config: Config, artifact: Artifact, folder: str, entity_id: str) -> st
         if place < 0:
             continue
         table.retain(np.delete(np.arange(len(table)), place))
+        table.unname({entity_id})
         _rewrite(path, header.shard, encode_snapshot(snapshot, origin))
         erased = path
     if erased is None:
@@ -262,7 +263,7 @@ def _copy(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifes
         name = _name(path)
         (out / name).write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
-        ends = {partition: end for partition, (_, end) in sorted(header.reached.items())}
+        ends = {partition: end for partition, (_, end, _) in sorted(header.reached.items())}
         files[header.shard] = ExportedShard(name, digest, header.entities, ends)
     manifest = Manifest(1, artifact.digest, origin.topic, origin.shards, origin.routing, files)
     _write_manifest(out, manifest)

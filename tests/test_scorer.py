@@ -8,8 +8,9 @@ from blocks import START_US, STEP_US, make_block
 from models import artifact as artifacts
 from models.alerting import AlertPolicy
 from models.errors import ConfigError
-from models.scorer import Scorer, ScoringPolicy, _waves
+from models.scorer import Scorer, ScoringPolicy
 from models.table import EntityTable
+from models.tiles import waves
 
 EAGER = AlertPolicy(once_in=50, close_once_in=5, k=2, n=3, close_after=5, critical_once_in=1e8)
 
@@ -35,12 +36,12 @@ def test_scores_do_not_depend_on_the_order_of_other_entities(artifact):
 
 def test_waves_hold_each_row_once_and_keep_offset_order():
     place = np.array([5, 5, 2, 5, 2, 9])
-    waves = [wave.tolist() for wave in _waves(place, np.arange(6))]
-    assert waves == [[0, 2, 5], [1, 4], [3]]
+    found = [wave.tolist() for wave in waves(place, np.arange(6))]
+    assert found == [[0, 2, 5], [1, 4], [3]]
 
 
-def test_no_events_no_waves():
-    assert list(_waves(np.empty(0, np.int64), np.empty(0, np.int64))) == []
+def test_no_events_nowaves():
+    assert list(waves(np.empty(0, np.int64), np.empty(0, np.int64))) == []
 
 
 def test_more_entities_than_a_tile_are_all_scored(artifact):
@@ -91,10 +92,12 @@ def test_an_entity_silent_for_longer_than_the_ttl_starts_anew(artifact):
 def test_eviction_drops_idle_entities_only(artifact):
     scorer = Scorer(artifact, ScoringPolicy(entity_ttl_s=60), EAGER)
     table = EntityTable(scorer.layout)
-    scorer.step(table, make_block(["old", "a", "b", "c", "c"]))
+    # A minute between two events.
+    scorer.step(table, make_block(["first", "old", "a", "b", "c", "d", "c", "d"]))
     before = table.rows[table.find(["c"])].tobytes()
     scorer.evict(table)
-    assert table.entity_ids == ["b", "c"]  # idle for at most twice the TTL
+    # "first" came before there was a clock; "c" and "d" were heard within twice the TTL.
+    assert table.entity_ids == ["first", "c", "d"]
     assert table.rows[table.find(["c"])].tobytes() == before
 
 

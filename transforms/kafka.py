@@ -6,6 +6,7 @@ flushes fail, and the runner decides what happens next.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -180,6 +182,19 @@ def partition_count(access: KafkaAccess, topic: str, timeout_s: float = METADATA
             f"topic {topic!r}: must exist on {access.bootstrap_servers}; {metadata.error.str()}"
         )
     return len(metadata.partitions)
+
+
+def topic_identity(access: KafkaAccess, topic: str, timeout_s: float = METADATA_S_MAX) -> bytes:
+    """Kafka's own identity of a topic, 16 bytes (KIP-516); zeros where the broker gives none.
+
+    Raises:
+        KafkaException: the broker did not answer in time.
+    """
+    admin = AdminClient(access.properties())
+    described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
+    found = described[topic].result(timeout_s).topic_id
+    halves = (found.get_most_significant_bits(), found.get_least_significant_bits())
+    return struct.pack(">qq", *halves)
 
 
 def create_missing_topics(access: KafkaAccess, names: Sequence[str], partitions: int) -> list[str]:

@@ -13,7 +13,7 @@ chain links depend on the entities, and raw payloads then never leave the proces
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -33,10 +33,16 @@ from models.block import encode_block
 from models.chain import cut, new_ends
 from models.decode import Decoder
 from models.event_rules import DecodeLimits
-from models.position import Position, decode_position, encode_position
+from models.position import NO_TOPIC_ID, Position, decode_position, encode_position
 from models.schema import Schema
 from transforms.dead_letters import encode_dead_letter
-from transforms.kafka import KafkaAccess, MissingOffsetError, PartitionReader, partition_count
+from transforms.kafka import (
+    KafkaAccess,
+    MissingOffsetError,
+    PartitionReader,
+    partition_count,
+    topic_identity,
+)
 from transforms.keys import partition_key, shard_keys, slot_of
 
 DEAD_LETTERS = "dead_letters"
@@ -73,6 +79,8 @@ class Source:
         messages, end = read
         block, dead = decoder.decode(partition, messages, position.next_offset, end)
         keys = shard_keys(self.shards, self.max_parallelism)
+        if position.jumps:
+            block = replace(block, jumps=position.jumps)
         for shard, piece in cut(block, position.ends, self.routing):
             yield keys[shard], encode_block(piece)
         for letter in dead:
@@ -187,6 +195,7 @@ class DiscoverPartitions(beam.DoFn):
         again.set(Timestamp.now() + Duration(self._polling.discovery_interval_s))
         try:
             count = partition_count(self._source.access, self._source.topic)
+            topic_id = topic_identity(self._source.access, self._source.topic)
         except KafkaException:
             self._unreachable.inc()  # the broker is away: partitions known so far stay armed
             return
@@ -195,7 +204,7 @@ class DiscoverPartitions(beam.DoFn):
         known.write(_COUNT.pack(max(count, first_new)))
         for partition in range(count):
             start = FROM_CONFIGURED if partition < first_new else FROM_BEGINNING
-            yield partition_key(partition, self._source.max_parallelism), start
+            yield partition_key(partition, self._source.max_parallelism), start + topic_id
 
 
 @with_output_types(tuple[bytes, bytes])
@@ -215,6 +224,7 @@ class PollPartitions(beam.DoFn):
         self._decoder = Decoder(self._source.schema, self._source.limits)
         self._readers: dict[int, PartitionReader] = {}
         self._event_bytes: dict[int, float] = {}  # of each partition, as last seen
+        self._topic_id: bytes | None = None  # when this worker began
 
     def teardown(self) -> None:
         for reader in self._readers.values():
@@ -226,11 +236,16 @@ class PollPartitions(beam.DoFn):
         position: Any = beam.DoFn.StateParam(POSITION),
         poll: Any = beam.DoFn.TimerParam(POLL),
     ) -> None:
-        key, start = element
-        if position.read() is None:
-            offset = self._start_offset(slot_of(key), start)
-            fresh = Position(offset, new_ends(self._source.shards))
-            position.write(encode_position(fresh))
+        key, (start, topic_id) = element[0], (element[1][:1], element[1][1:])
+        partition, found = slot_of(key), position.read()
+        if found is None:
+            offset = self._start_offset(partition, start)
+            ends = new_ends(self._source.shards)
+            position.write(encode_position(Position(offset, ends, topic_id=topic_id)))
+        else:
+            at = decode_position(found, self._source.shards)
+            if self._is_another_topic(partition, at, topic_id):
+                position.write(encode_position(at))
         poll.set(Timestamp.now())  # also heals a lost timer
 
     @on_timer(POLL)
@@ -243,6 +258,8 @@ class PollPartitions(beam.DoFn):
         source, partition = self._source, slot_of(key)
         at = decode_position(position.read(), source.shards)
         began = at.next_offset
+        if partition not in self._readers:
+            began = self._begin(partition, at)
         for _ in range(BLOCKS_PER_POLL):
             read = self._read_next(partition, at)
             if not read[0]:
@@ -267,9 +284,39 @@ class PollPartitions(beam.DoFn):
         except MissingOffsetError:
             if self._polling.on_missing_offset == "fail":
                 raise
-            at.next_offset = reader.offset_at(self._polling.on_missing_offset)
-            self._jumped.inc()
+            self._jump(partition, at)
             return [], at.next_offset
+
+    def _begin(self, partition: int, at: Position) -> int:
+        """The offset this worker goes on from; -1 if the topic is another one than before."""
+        if self._topic_id is None:
+            try:
+                self._topic_id = topic_identity(self._source.access, self._source.topic)
+            except KafkaException:
+                return at.next_offset  # the broker is away; discovery will tell
+        return -1 if self._is_another_topic(partition, at, self._topic_id) else at.next_offset
+
+    def _is_another_topic(self, partition: int, at: Position, now: bytes) -> bool:
+        """Tell whether the topic was deleted and made anew since `at`; if so, `at` has jumped.
+
+        Its offsets begin again, and those in state would name other events.
+        """
+        if NO_TOPIC_ID in (now, at.topic_id) or now == at.topic_id:
+            at.topic_id = at.topic_id if now == NO_TOPIC_ID else now
+            return False
+        if self._polling.on_missing_offset == "fail":
+            raise MissingOffsetError(
+                f"topic {self._source.topic}, partition {partition}: must be the topic that was "
+                f"read up to offset {at.next_offset}; it was deleted and made anew. Decide with "
+                "input.on_missing_offset: earliest or latest"
+            )
+        at.topic_id = now
+        self._jump(partition, at)
+        return True
+
+    def _jump(self, partition: int, at: Position) -> None:
+        at.jump(self._reader(partition).offset_at(self._polling.on_missing_offset))
+        self._jumped.inc()
 
     def _start_offset(self, partition: int, start: bytes) -> int:
         configured = self._polling.start

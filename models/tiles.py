@@ -1,0 +1,35 @@
+"""Cutting a block into waves, and waves into tiles; see `models.scorer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from models.kernel import TILES
+
+
+def waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
+    """Split `events` so that each wave holds every row at most once, in offset order."""
+    by_row = events[np.argsort(place[events], kind="stable")]
+    rows = place[by_row]
+    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else rows
+    lengths = np.diff(np.r_[starts, len(rows)])
+    rank = np.arange(len(rows)) - np.repeat(starts, lengths)
+    order = np.argsort(rank, kind="stable")
+    cuts = np.flatnonzero(np.diff(rank[order])) + 1
+    yield from (np.sort(wave) for wave in np.split(by_row[order], cuts) if len(wave))
+
+
+def tile_size(count: int) -> int:
+    """The smallest tile that holds `count` events."""
+    return next(size for size in TILES if size >= count)
+
+
+def tiles(events: np.ndarray) -> Iterator[np.ndarray]:
+    """Split a wave into tiles; a large tile is worth its price from half full on."""
+    small, large = TILES[-2:]
+    while len(events):
+        size = large if len(events) > large // 2 else small
+        yield events[:size]
+        events = events[size:]

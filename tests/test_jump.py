@@ -1,0 +1,97 @@
+"""Offsets that are gone before they were read: the chain begins anew, and nobody pretends."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from artifacts import make_artifact
+from blocks import make_block, new_cells
+
+from models import artifact as artifacts
+from models.alerting import AlertPolicy
+from models.block import NOTHING_BEFORE, encode_block
+from models.chain import cut, new_ends
+from models.drift_windows import DriftWindows
+from models.position import Position, decode_position, encode_position
+from models.scorer import Scorer, ScoringPolicy
+from models.shard import ShardPolicy, ShardScorer
+
+WARMUP = 5
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return artifacts.load(make_artifact(tmp_path_factory.mktemp("artifact") / "a"))
+
+
+def new_shard(artifact):
+    scorer = Scorer(artifact, ScoringPolicy(warmup_events=WARMUP), AlertPolicy())
+    return ShardScorer(scorer, DriftWindows(artifact.drift_reference, 3600), ShardPolicy())
+
+
+def process(shard, cells, *blocks):
+    return [shard.process(0, encode_block(b), cells, os.urandom(8)) for b in blocks]
+
+
+def offsets_of(outcomes):
+    return [o for out in outcomes for s in out.scored for o in s.block.offset.tolist()]
+
+
+def after_a_jump(first, count=10, previous_end=NOTHING_BEFORE, partition=0):
+    block = make_block(["a", "b"] * (count // 2), first, previous_end, partition)
+    return replace(block, jumps=1)
+
+
+def test_a_jump_begins_every_shards_chain_anew_and_is_kept_in_state():
+    position = Position(100, new_ends(3))
+    position.ends[:] = 100
+    position.jump(700)
+    again = decode_position(encode_position(position), 3)
+    assert (again.next_offset, again.jumps) == (700, 1)
+    block = replace(make_block(["a"], first=700), jumps=again.jumps)
+    pieces = dict(cut(block, again.ends, "entity"))
+    assert sorted(pieces) == [0, 1, 2]  # shards without events must hear of it, too
+    assert {(p.jumps, p.previous_end) for p in pieces.values()} == {(1, NOTHING_BEFORE)}
+
+
+@pytest.mark.parametrize("first", [500, 0])  # the log was cut off; the topic was made anew
+def test_events_after_a_jump_are_scored_wherever_the_offsets_go_on(artifact, first):
+    shard, cells = new_shard(artifact), new_cells()
+    process(shard, cells, make_block(["a", "b"] * 20))
+    outcomes = process(shard, cells, after_a_jump(first), after_a_jump(first + 10, 10, first + 10))
+    assert offsets_of(outcomes) == list(range(first, first + 20))
+    counts = shard.take_snapshot(0, cells).epoch.counts
+    assert (counts.jumps, counts.duplicates, counts.held_back) == (1, 0, 0)
+
+
+def test_entities_of_that_partition_warm_up_again_and_others_do_not(artifact):
+    shard, cells = new_shard(artifact), new_cells()
+    process(shard, cells, make_block(["a", "b"] * 20))
+    process(shard, cells, make_block(["c"] * 20, partition=1))
+    [outcome] = process(shard, cells, after_a_jump(500, 20))
+    verdicts = outcome.scored[0].verdict.reshape(-1, 2)
+    assert (verdicts[: WARMUP - 1] == 0).all()
+    assert (verdicts[WARMUP - 1 :] > 0).all()
+    [other] = process(shard, cells, make_block(["c"] * 3, 20, 20, partition=1))
+    assert (other.scored[0].verdict > 0).all()
+
+
+def test_a_jump_without_events_for_the_shard_is_remembered_through_a_rebuild(artifact):
+    cells = new_cells()
+    process(new_shard(artifact), cells, make_block(["a", "b"] * 20))
+    nothing = after_a_jump(500).take(np.arange(0), NOTHING_BEFORE)
+    process(new_shard(artifact), cells, nothing)
+    [outcome] = process(new_shard(artifact), cells, after_a_jump(510, 10, 510))
+    assert offsets_of([outcome]) == list(range(510, 520))
+    assert (outcome.scored[0].verdict[: 2 * (WARMUP - 1)] == 0).all()
+
+
+def test_a_repeated_jump_is_a_duplicate_and_a_later_block_waits_for_it(artifact):
+    shard, cells = new_shard(artifact), new_cells()
+    process(shard, cells, make_block(["a", "b"] * 20))
+    jumped, following = after_a_jump(0), after_a_jump(10, 10, 10)
+    outcomes = process(shard, cells, following, jumped, jumped)
+    assert [outcome.held for outcome in outcomes] == [1, 0, 0]
+    assert offsets_of(outcomes) == list(range(20))
+    assert outcomes[2].duplicates == 1
