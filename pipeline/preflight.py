@@ -57,7 +57,7 @@ def check_input(config: Config, artifact: Artifact) -> int:
             start = max(first, end - 8)
             if start >= end:
                 continue
-            messages, following = reader.read(start, SAMPLE_BYTES, SAMPLE_WAIT_S)
+            messages, following = reader.read(start, SAMPLE_BYTES, SAMPLE_WAIT_S, end - start)
         finally:
             reader.close()
         block, dead = decoder.decode(partition, messages, start, following)

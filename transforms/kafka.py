@@ -28,6 +28,7 @@ from models.event_rules import EVENT_TIME_US_MAX, Message
 
 METADATA_S_MAX = 30.0  # a broker that restarts answers again within this
 MESSAGES_MAX = 10_000  # one consume() call builds a list of this many messages at most
+UNBOUNDED = 1 << 31
 FIRST_MESSAGES = 64  # before the size of this topic's messages is known
 
 #: Error codes of a broker that is away for a while; librdkafka reconnects by itself.
@@ -89,8 +90,16 @@ class PartitionReader:
         self._next: int | None = None
         self._bytes_per_message = 0.0
 
-    def read(self, offset: int, bytes_max: int, wait_s: float) -> tuple[list[Message], int]:
+    def read(
+        self, offset: int, bytes_max: int, wait_s: float, count_max: int = UNBOUNDED
+    ) -> tuple[list[Message], int]:
         """Messages from `offset` on, about `bytes_max` of payload at most.
+
+        Args:
+            offset: of the first message.
+            bytes_max: about how much payload to take at once.
+            wait_s: how long to wait for as many messages as are asked for.
+            count_max: more messages than these are not there, or not wanted.
 
         Returns:
             The messages, and the offset to read next. Offsets may skip: compaction and
@@ -105,8 +114,8 @@ class PartitionReader:
             self._next = offset
         messages: list[Message] = []
         size = 0
-        while size < bytes_max:
-            wanted = self._wanted(bytes_max - size)
+        while size < bytes_max and len(messages) < count_max:
+            wanted = min(self._wanted(bytes_max - size), count_max - len(messages))
             # consume() waits for the full count, so only the first call may wait at all.
             batch = self._consumer.consume(wanted, wait_s if not messages else 0)
             for received in batch:

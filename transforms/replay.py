@@ -91,7 +91,8 @@ def read_messages(source: Source, given: Range) -> Iterator[tuple[list[Message],
     deadline = time.monotonic() + STALLED_S_MAX
     try:
         while following < given.end:
-            messages, end = reader.read(following, BLOCK_BYTES, READ_WAIT_S)
+            left = given.end - following
+            messages, end = reader.read(following, BLOCK_BYTES, READ_WAIT_S, left)
             inside = [message for message in messages if message.offset < given.end]
             if inside:
                 following = min(end, given.end)
