@@ -32,6 +32,16 @@ FIELDS = (
     ("calm", "<u4", ()),
 )
 
+#: What names an event to the judge.
+EVENT = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("event_time_us", "<i8"),
+        ("partition", "<i4"),
+        ("row", "<i4"),
+    ]
+)
+
 WARMING, NORMAL, ANOMALOUS = 0, 1, 2
 VERDICTS = ("warming", "normal", "anomalous")
 
@@ -90,7 +100,7 @@ class Judge:
             rows: (B,) records with `FIELDS`.
             score: (B,) float32.
             warming: (B,) bool, entities whose score does not count yet.
-            event: (B,) records with partition, offset, row and event_time_us of the events.
+            event: (B,) records, `EVENT`, of the events.
 
         Returns:
             verdict (B,) uint8, opened (B,) bool, closed (B,) bool.
@@ -112,6 +122,41 @@ class Judge:
         rows["calm"][opened] = 0
         verdict = np.where(warming, WARMING, np.where(exceeds, ANOMALOUS, NORMAL))
         return verdict.astype(np.uint8), opened, closed
+
+    def judge_sequence(
+        self, row: np.ndarray, score: np.ndarray, exceeds: np.ndarray
+    ) -> tuple[int, bool, bool]:
+        """Advance the episode of one entity by many events, up to where it opens or closes.
+
+        Args:
+            row: (1,) record; all of `FIELDS` but where an episode opened are advanced.
+            score: (T,) float32.
+            exceeds: (T,) bool, whether a score counts towards opening.
+
+        Returns:
+            Number of events that were judged, and whether the last of them opened or closed
+            an episode. The events behind it meet another state.
+        """
+        policy, window = self._policy, int(self._window)
+        recent, calm, events = (int(row[n][0]) for n in ("recent", "calm", "episode_events"))
+        is_open, opened, closed, judged = events > 0, False, False, 0
+        for exceed, is_calm in zip(
+            exceeds.tolist(), (score < self._calm_below).tolist(), strict=True
+        ):
+            judged += 1
+            recent = ((recent << 1) | exceed) & window
+            calm = calm + 1 if is_calm else 0
+            if is_open:
+                events += 1
+                closed = calm >= policy.close_after
+            elif recent.bit_count() >= policy.k:
+                opened, events, calm = True, 1, 0
+            if opened or closed:
+                break
+        peak = score[:judged].max() if is_open else score[judged - 1] if opened else np.float32(0)
+        row["episode_peak"] = np.maximum(row["episode_peak"], peak) if is_open else peak
+        row["recent"], row["calm"], row["episode_events"] = recent, calm, events
+        return judged, opened, closed
 
     def severity(self, once_in: float) -> str:
         """Say "critical" or "warning" of an alert at this rarity."""

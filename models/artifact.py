@@ -35,7 +35,7 @@ from models.linear import Linear
 from models.normaliser import NormaliserSpec, Priors
 from models.platform import signature
 from models.schema import Schema
-from models.selftest import KNOWN_TOLERANCE, known_scores, self_test
+from models.selftest import KNOWN_TOLERANCE, known_scores, self_test, sequences_agree
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -245,6 +245,8 @@ def _prove(
 ) -> bool:
     """Score the known sequence; tell whether the kernels are those of the training machine."""
     digest = self_test(forecaster)  # slot invariance is checked inside
+    if not sequences_agree(forecaster):
+        forecaster.sequence = None  # slower for entities with much traffic, and exact
     if expected["platform"] == signature():
         if digest != expected["digest"]:
             raise ArtifactError(

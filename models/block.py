@@ -29,6 +29,9 @@ ERASURE = -1
 #: Link of a sub-block before which its shard was sent nothing of this partition.
 NOTHING_BEFORE = -1
 
+#: Link of the first sub-block behind a jump: `JUMPED - end` of the last one before the jump.
+JUMPED = -2
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:

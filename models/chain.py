@@ -55,7 +55,7 @@ def cut(
     """Yield `(shard, sub-block)` for every shard that must hear of it; advances `ends` in place.
 
     That is a shard that has events, or was sent nothing of the partition yet, or nothing
-    for more than `silent_offsets_max` offsets.
+    since its reader jumped, or nothing for more than `silent_offsets_max` offsets.
 
     Args:
         block: the block of a whole partition.
@@ -64,7 +64,7 @@ def cut(
         silent_offsets_max: see above.
     """
     shards = len(ends)
-    is_due = (ends == NOTHING_BEFORE) | (block.end_offset - ends > silent_offsets_max)
+    is_due = (ends < 0) | (block.end_offset - ends > silent_offsets_max)
     if routing == "partition":
         shard = block.partition % shards
         if len(block) or is_due[shard]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.drift import DriftReference
 from models.errors import ConfigError, StateFormatError
-from models.scorer import ScoredBlock
+from models.scored import ScoredBlock
 
 LOSS_SCALE = 1 << 20  # losses are summed in units of 2**-20: sums commute to the last bit
 LOSS_MAX = 1e6  # bounds the sum: 2**63 / (2**20 * 1e6) is 8.8 million such events a window

@@ -8,10 +8,10 @@ a moved shard can never meet a stale table.
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from models.errors import StateFormatError
-from models.scorer import ScoredBlock
+from models.scored import ScoredBlock
 
 EPOCH_FORMAT = 1
 TOKEN_BYTES = 8
@@ -50,7 +50,8 @@ class ShardCounts:
         self.erased += scored.erased
 
 
-_COUNTS = struct.Struct(f"<{len(fields(ShardCounts))}Q")
+_COUNTED = tuple(counted.name for counted in fields(ShardCounts))
+_COUNTS = struct.Struct(f"<{len(_COUNTED)}Q")
 
 
 @dataclass(slots=True)
@@ -97,11 +98,12 @@ def encode_epoch(epoch: Epoch) -> bytes:
         len(epoch.reached),
         len(epoch.policies),
     )
+    counts = _COUNTS.pack(*(getattr(epoch.counts, name) for name in _COUNTED))
     reached = (
         _REACH.pack(partition, reach.began, reach.end, reach.jumps)
         for partition, reach in sorted(epoch.reached.items())
     )
-    return b"".join((head, _COUNTS.pack(*astuple(epoch.counts)), epoch.policies, *reached))
+    return b"".join((head, counts, epoch.policies, *reached))
 
 
 def decode_epoch(data: bytes | None) -> Epoch:

@@ -31,6 +31,7 @@ from models.kernel import TERMS, TILES, ForecasterSpec, Kernel, PackedWeights, T
 from models.linear import Linear
 from models.normaliser import Priors
 from models.schema import Schema
+from models.sequence import SequenceKernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +98,10 @@ class Forecaster:
         self._kernels = {
             rows: Kernel(spec, packed, coefficients, bounds, floor, rows) for rows in TILES
         }
+        #: For many events of one entity; None where it has not the bits of the tiles.
+        self.sequence: SequenceKernel | None = SequenceKernel(
+            spec, packed, coefficients, bounds, floor
+        )
 
     @property
     def fields(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.block import NOTHING_BEFORE
+from models.block import JUMPED
 from models.errors import StateFormatError
 
 POSITION_FORMAT = 1
@@ -31,9 +31,12 @@ class Position:
     topic_id: bytes = NO_TOPIC_ID
 
     def jump(self, offset: int) -> None:
-        """Go on at `offset`, whatever was lost: every shard's chain begins anew."""
+        """Go on at `offset`, whatever was lost; the next links say so to every shard.
+
+        They still name the ends before the jump: blocks may be on their way to a shard.
+        """
         self.next_offset = offset
-        self.ends[:] = NOTHING_BEFORE
+        self.ends = np.where(self.ends >= 0, JUMPED - self.ends, self.ends)
         self.jumps += 1
 
 

@@ -19,14 +19,16 @@ import msgspec
 import numpy as np
 
 from models import alerting
-from models.alerting import WARMING, AlertPolicy, Judge
+from models.alerting import ANOMALOUS, EVENT, NORMAL, WARMING, AlertPolicy, Judge
 from models.artifact import Artifact
 from models.block import ERASURE, Block
 from models.clock import PartitionClock
 from models.errors import ConfigError
 from models.kernel import TILES, TileScores
+from models.scored import ScoredBlock, Transition
+from models.sequence import SequenceKernel
 from models.table import EntityTable, Layout
-from models.tiles import tile_size, tiles, waves
+from models.tiles import SEQUENCE_EVENTS_MIN, sequences, tile_size, tiles, waves
 
 LATE_POLICIES = ("score", "set_aside")
 
@@ -34,16 +36,8 @@ LATE_POLICIES = ("score", "set_aside")
 LATE = "late_event"
 TOO_MANY_ENTITIES = "too_many_entities"
 
-_UNHEARD = PartitionClock()
-
-EVENT = np.dtype(
-    [
-        ("offset", "<i8"),
-        ("event_time_us", "<i8"),
-        ("partition", "<i4"),
-        ("row", "<i4"),
-    ]
-)
+# Events of one entity in one call at most: what is scored twice where an episode opens.
+SEQUENCE_EVENTS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,56 +59,6 @@ class ScoringPolicy:
         for name in ("entities_per_shard_max", "entity_ttl_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"scoring: {name} must be >= 0; got {getattr(self, name)}")
-
-
-class Transition(msgspec.Struct, frozen=True):
-    """An episode that opened or closed at one event, with what explains it."""
-
-    status: str
-    entity_id: str
-    partition: int
-    offset: int
-    row: int
-    event_time_us: int
-    score: float
-    once_in: float
-    threshold: float
-    severity: str
-    #: Where the episode opened; the event itself when it opens now.
-    opened_partition: int
-    opened_offset: int
-    opened_row: int
-    opened_time_us: int
-    #: Events since the episode opened, this one included.
-    events: int
-    #: Highest score of the episode so far.
-    peak: float
-    #: (name, value, expected, share of the event's score), largest share first.
-    features: list[tuple[str, float | None, float, float]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredBlock:
-    """A sub-block with what became of its events; arrays are (N,) over `block`'s events."""
-
-    #: The events that were scored, in offset order.
-    block: Block
-    #: float32, smoothed, high is anomalous.
-    score: np.ndarray
-    #: float32, the score's rarity: once in N events of this entity.
-    once_in: np.ndarray
-    #: uint8, see `alerting.VERDICTS`.
-    verdict: np.ndarray
-    #: float32, negative log-likelihood of each event alone.
-    loss: np.ndarray
-    #: Episodes that opened or closed, in offset order.
-    transitions: list[Transition]
-    #: Events that were not scored, by reason.
-    set_aside: dict[str, Block]
-    #: Number of events older than their entity's last one, scored or not.
-    late: int
-    #: Number of entities that were made to forget.
-    erased: int
 
 
 class Scorer:
@@ -166,9 +110,15 @@ class Scorer:
         run = _Run(block, self._places(table, names)[codes], clock_us)
         place = run.place
         run.set_aside(TOO_MANY_ENTITIES, np.flatnonzero((place < 0) & (block.row != ERASURE)))
-        for events in waves(place, np.flatnonzero(place >= 0)):
+        shallow = np.flatnonzero(place >= 0)
+        deep: list[np.ndarray] = []
+        if self._forecaster.sequence is not None:
+            shallow, deep = sequences(place, shallow)
+        for events in waves(place, shallow):
             for tile in tiles(events):
                 self._step_tile(table, run, tile)
+        for events in deep:
+            self._step_sequence(table, run, events)
         return self._finish(run)
 
     @staticmethod
@@ -186,7 +136,7 @@ class Scorer:
         rows = table.rows[: len(table)]
         is_gone = rows["seen"] == 0
         if self._policy.entity_ttl_s:
-            is_gone |= self._is_forgotten(rows, _clocks_of(table, rows))
+            is_gone |= self._is_forgotten(rows, table.clocks_of(rows))
         if is_gone.any():
             table.retain(np.flatnonzero(~is_gone))
 
@@ -252,6 +202,73 @@ class Scorer:
         run.loss[events] = result.loss[:b]
         run.verdict[events] = verdict[:b]
 
+    def _step_sequence(self, table: EntityTable, run: _Run, events: np.ndarray) -> None:
+        """Step one entity through its `events` (m,), most of them in long calls."""
+        while len(events):
+            part = events[:SEQUENCE_EVENTS_MAX]
+            row = table.rows[run.place[part[0]]][None].copy()
+            plain = self._plain(row, run, part)
+            if plain < SEQUENCE_EVENTS_MIN:  # one by one up to the next stretch
+                self._step_tile(table, run, events[:1])
+                events = events[1:]
+            else:
+                events = events[self._step_plain(table, run, part[:plain], row) :]
+
+    def _plain(self, row: np.ndarray, run: _Run, events: np.ndarray) -> int:
+        """How many of `events` (m,) of the entity of `row` in succession hold no surprise.
+
+        No missing value, no erasure, no event to set aside, and none that lets it start anew.
+        """
+        block = run.block
+        if not SequenceKernel.takes(row) or row["partition"][0] != block.partition:
+            return 0
+        time_us, clock_us = block.event_time_us[events], run.clock_us[events]
+        before = np.maximum.accumulate(np.concatenate([row["event_time_us"], time_us]))[:-1]
+        odd = np.isnan(block.features[events]).any(axis=1) | (block.row[events] == ERASURE)
+        if self._policy.late == "set_aside":
+            odd |= time_us < before
+        if ttl_us := self._policy.entity_ttl_s * 1_000_000:
+            heard = np.concatenate([row["clock_us"], clock_us])[:-1]
+            odd |= time_us - before > ttl_us
+            odd |= (clock_us - heard > 2 * ttl_us) & (heard > 0)
+        return int(np.argmax(odd)) if odd.any() else len(events)
+
+    def _step_plain(
+        self, table: EntityTable, run: _Run, events: np.ndarray, row: np.ndarray
+    ) -> int:
+        """Step plain `events` up to where an episode opens or closes; returns how many."""
+        block, saved, kernel = run.block, row.copy(), self._forecaster.sequence
+        assert kernel is not None
+        learn = bool(row["episode_events"][0] == 0)
+        warming = row["seen"][0] + np.arange(len(events)) < self._warmup
+        result = kernel.step(block.features[events], row, learn)
+        exceeds = (result.score >= self._judge.threshold) & ~warming
+        count, opened, closed = self._judge.judge_sequence(row, result.score, exceeds)
+        if count < len(events):  # behind it learning is frozen, or no longer is
+            judged, row = row, saved
+            result = kernel.step(block.features[events[:count]], row, learn)
+            for name, *_ in alerting.FIELDS:
+                row[name] = judged[name]
+            events, warming, exceeds = events[:count], warming[:count], exceeds[:count]
+        last = int(events[-1])
+        time_us = block.event_time_us[events]
+        before = np.maximum.accumulate(np.concatenate([row["event_time_us"], time_us]))
+        run.late += int((time_us < before[:-1]).sum())
+        row["event_time_us"], row["clock_us"] = before[-1], run.clock_us[last]
+        if opened:
+            row["episode_partition"], row["episode_offset"] = block.partition, block.offset[last]
+            row["episode_row"], row["episode_time_us"] = block.row[last], time_us[-1]
+        if opened or closed:
+            self._tile[:1] = row
+            end = TileScores(*(getattr(result, f.name)[-1:] for f in fields(TileScores)))
+            status = "opened" if opened else "closed"
+            run.transitions.append(self._transition(status, block, last, 0, end))
+        alerting.close(row, np.array([closed]))
+        table.rows[run.place[last]] = row[0]
+        run.score[events], run.loss[events] = result.score, result.loss
+        run.verdict[events] = np.where(warming, WARMING, np.where(exceeds, ANOMALOUS, NORMAL))
+        return count
+
     def _erase(self, table: EntityTable, run: _Run, events: np.ndarray) -> np.ndarray:
         """Let the entities of erasures among `events` (b,) forget; returns the other events."""
         marks = run.block.row[events] == ERASURE
@@ -274,7 +291,7 @@ class Scorer:
         block, rows = run.block, table.rows[run.place[events]]
         idle_us = block.event_time_us[events] - rows["event_time_us"]
         is_here = rows["partition"] == block.partition
-        clock_us = np.where(is_here, run.clock_us[events], _clocks_of(table, rows))
+        clock_us = np.where(is_here, run.clock_us[events], table.clocks_of(rows))
         expired = idle_us > self._policy.entity_ttl_s * 1_000_000
         return (expired | self._is_forgotten(rows, clock_us)) & (rows["seen"] > 0)
 
@@ -368,13 +385,6 @@ class _Run:
     def set_aside(self, reason: str, events: np.ndarray) -> None:
         if len(events):
             self.aside.setdefault(reason, []).append(events)
-
-
-def _clocks_of(table: EntityTable, rows: np.ndarray) -> np.ndarray:
-    """The clock (B,) int64 of the partition that each of `rows` (B,) was last seen in."""
-    partitions, which = np.unique(rows["partition"], return_inverse=True)
-    clocks = [table.clocks.get(partition, _UNHEARD).now_us for partition in partitions.tolist()]
-    return np.array(clocks, np.int64)[which]
 
 
 def _policy_bytes(scoring: ScoringPolicy, alerts: AlertPolicy) -> bytes:

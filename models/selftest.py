@@ -46,6 +46,32 @@ def self_test(forecaster: Forecaster) -> str:
     return hashlib.sha256(expected).hexdigest()
 
 
+def sequences_agree(forecaster: Forecaster) -> bool:
+    """Tell whether many events of one entity in one call get the bits that tiles give them."""
+    kernel = forecaster.sequence
+    assert kernel is not None
+    _, crowd = _sequences(forecaster, TILES[0])
+    events = np.nan_to_num(np.concatenate(crowd)[: LANES * 3 + 1], posinf=0.0)
+    for learn in (True, False):
+        rows = np.zeros(TILES[0], np.dtype(list(forecaster.fields), align=True))
+        forecaster.fill_new(rows, [PROBE] * len(rows))
+        tile, told = np.zeros((TILES[0], events.shape[1]), np.float32), []
+        for i, event in enumerate(events):
+            if i == 1:  # the first event is unlike all others, and never part of a sequence
+                row = rows[:1].copy()
+            tile[0] = event
+            now = np.full(len(rows), i, np.int64)
+            told.append(forecaster.step(tile, rows, now, np.full(len(rows), learn or i == 0)))
+        together = kernel.step(events[1:], row, learn)
+        for name in ("score", "contribution", "expected", "loss"):
+            apart = np.stack([getattr(one, name)[0] for one in told[1:]])
+            if apart.tobytes() != getattr(together, name).tobytes():
+                return False
+        if any(row[n].tobytes() != rows[n][:1].tobytes() for n, *_ in forecaster.fields):
+            return False
+    return True
+
+
 def known_scores(forecaster: Forecaster) -> np.ndarray:
     """Scores of the known sequence, (EVENTS,) float32, for comparison across CPU families."""
     known, crowd = _sequences(forecaster, TILES[0])

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from models.block import NOTHING_BEFORE, Block, decode_block, encode_block
+from models.block import JUMPED, NOTHING_BEFORE, Block, decode_block, encode_block
 from models.chain import Link, link_of
 from models.drift_windows import DriftWindows, WindowReport
 from models.epoch import Epoch, Reach, decode_epoch, encode_epoch
 from models.errors import ConfigError, StateDamagedError
-from models.scorer import ScoredBlock, Scorer
+from models.scored import ScoredBlock
+from models.scorer import Scorer
 from models.segment import SNAPSHOT, block_segment, read_log, read_snapshot, snapshot_segment
 from models.snapshot import ShardSnapshot
 from models.table import EntityTable, Layout
@@ -25,6 +26,8 @@ DAMAGE_POLICIES = ("fail", "reset")
 
 #: A block that continues its chain: its bytes, and what they say.
 _Ready = tuple[bytes, Block]
+#: How far a shard has come in a partition of which it has heard nothing.
+_NOWHERE = Reach(NOTHING_BEFORE, NOTHING_BEFORE)
 
 
 class BagCell(Protocol):
@@ -291,10 +294,8 @@ class ShardScorer:
         held = {}
         for data in arrived:
             block = decode_block(data)
-            held[block.partition, block.previous_end, block.first_offset, block.end_offset] = (
-                block,
-                data,
-            )
+            place = (block.previous_end, block.first_offset, block.end_offset)
+            held[block.partition, block.jumps, *place] = (block, data)
         duplicates = len(arrived) - len(held)
         gap_given_up = None
         if len(held) > self._policy.held_blocks_max:
@@ -350,28 +351,47 @@ class ShardScorer:
 
 
 def _tells(ready: _Ready) -> bool:
-    """Whether a block changes the table: the log holds those that do."""
+    """Whether a block may change the table: the log holds those that do."""
     _, block = ready
-    return len(block) > 0 or (block.jumps > 0 and block.previous_end == NOTHING_BEFORE)
+    return len(block) > 0 or block.jumps > 0
 
 
 def _link(epoch: Epoch, block: Block) -> Link:
-    """How `block` continues its chain; the chain begins anew where the reader has jumped."""
-    reach = epoch.reached.get(block.partition)
-    if reach is not None and block.jumps > reach.jumps:
-        return Link.NEXT if block.previous_end == NOTHING_BEFORE else Link.GAP
-    return link_of(block, NOTHING_BEFORE if reach is None else reach.end)
+    """How `block` continues its chain; across a jump of the reader it must be the first."""
+    reach = epoch.reached.get(block.partition, _NOWHERE)
+    if block.jumps <= reach.jumps:
+        return link_of(block, reach.end)
+    if block.previous_end > NOTHING_BEFORE:
+        return Link.GAP
+    return Link.NEXT if JUMPED - block.previous_end <= reach.end else Link.GAP
 
 
 def _advance(epoch: Epoch, block: Block, data: bytes) -> _Ready:
     """Move the chain's end behind `block`; returns what of it is new."""
     reach = epoch.reached.get(block.partition)
-    if reach is None or block.jumps > reach.jumps:
-        epoch.counts.jumps += block.jumps - (reach.jumps if reach else 0)
+    if reach is None:
+        epoch.counts.jumps += block.jumps
         epoch.reached[block.partition] = Reach(block.first_offset, block.end_offset, block.jumps)
         return data, block
-    before, reach.end = reach.end, block.end_offset
+    before = reach.end
+    if block.jumps > reach.jumps:
+        epoch.counts.jumps += block.jumps - reach.jumps
+        reach.jumps = block.jumps
+        if _begins_anew(block):
+            reach.began, reach.end = block.first_offset, block.end_offset
+            return data, block
+    reach.end = max(before, block.end_offset)
     if block.first_offset >= before:
         return data, block
     new = block.after(before)
     return encode_block(new), new
+
+
+def _begins_anew(block: Block) -> bool:
+    """Whether offsets count from a new beginning behind a jump: the topic was made anew.
+
+    A reader that jumps over what retention took goes forward; so does one without a past,
+    which may have jumped to where its shard had been before.
+    """
+    is_forward = 0 <= JUMPED - block.previous_end <= block.first_offset
+    return block.previous_end != NOTHING_BEFORE and not is_forward

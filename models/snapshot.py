@@ -3,7 +3,8 @@
 A row is an entity, a column a field of its record; vectors and matrices are lists. What
 is not per entity is JSON under the file's key `streamgauge`: the format's version, whose
 memory it is (schema, artifact, topic, shard), how far the shard had come in each
-partition, and a digest over all rows.
+partition, and a digest over all rows. Beside it stands a checksum of the whole file, as
+`crc32:` and eight digits that count as zeros, since Parquet protects its pages only.
 
 A snapshot stands for the log up to its positions, whoever took it and when: a job that
 starts from it and reads the log from those positions on says the same, bit for bit, as
@@ -15,6 +16,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +33,9 @@ from models.table import EntityTable, Layout
 
 SNAPSHOT_FORMAT = 1
 ENTITY = "entity_id"
-_KEY = b"streamgauge"
+_KEY, _CHECK_KEY = "streamgauge", "streamgauge.check"
+# JSON holds no line break, so nothing that a file says behind its pages is taken for this.
+_CHECK, _NO_CHECK = b"\ncrc32:", b"00000000"
 _REPAIR = "export the state again, or start without it and let entities warm up"
 
 
@@ -98,25 +102,41 @@ def encode_snapshot(snapshot: ShardSnapshot, origin: Origin) -> bytes:
     columns = {ENTITY: pa.array(table.entity_ids, pa.string())}
     for name in table.layout.dtype.names or ():
         columns[name] = _column(table.rows[name][: len(table)])
-    rows = pa.table(columns).replace_schema_metadata({_KEY: msgspec.json.encode(header)})
-    file = io.BytesIO()
-    pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
-    return file.getvalue()
+    rows, file = pa.table(columns), io.BytesIO()
+    with pq.ParquetWriter(file, rows.schema, compression="zstd", write_page_checksum=True) as to:
+        to.write_table(rows)
+        check = (_CHECK + _NO_CHECK).decode()
+        to.add_key_value_metadata({_KEY: msgspec.json.encode(header).decode(), _CHECK_KEY: check})
+    return seal(file.getvalue())
+
+
+def seal(data: bytes) -> bytes:
+    r"""Write a file's checksum into the place that was left for it.
+
+    >>> seal(b"any bytes\ncrc32:00000000 and others")
+    b'any bytes\ncrc32:228d0a6c and others'
+    """
+    at = data.rindex(_CHECK) + len(_CHECK)
+    return b"".join((data[:at], _checksum(data, at), data[at + len(_NO_CHECK) :]))
 
 
 def decode_header(data: bytes, name: str) -> SnapshotHeader:
     """What the snapshot in file `name` says of itself.
 
     Raises:
-        StateDamagedError: the file is no snapshot, or incomplete.
+        StateDamagedError: the file is no snapshot, incomplete, or was altered.
         StateFormatError: it is of a later release.
     """
-    try:
-        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
-        raw = metadata[_KEY]
-        found = msgspec.json.decode(raw)["format"]
-    except (pa.ArrowException, KeyError, TypeError, OSError, msgspec.DecodeError):
-        raise StateDamagedError(f"{name}: must be a snapshot of a shard; {_REPAIR}") from None
+    at = data.rfind(_CHECK) + len(_CHECK)
+    if at < len(_CHECK):
+        raise StateDamagedError(f"{name}: must be a snapshot of a shard; {_REPAIR}")
+    check = data[at : at + len(_NO_CHECK)]
+    if check != (found := _checksum(data, at)):
+        raise StateDamagedError(
+            f"{name}: its checksum must be {found.decode()}; got {check!r}; {_REPAIR}"
+        )
+    raw = pq.read_metadata(pa.BufferReader(data)).metadata[_KEY.encode()]
+    found = msgspec.json.decode(raw)["format"]
     if found != SNAPSHOT_FORMAT:
         raise StateFormatError(
             f"{name}: this release reads snapshots of format 1 to {SNAPSHOT_FORMAT}; got {found}. "
@@ -151,11 +171,7 @@ def decode_snapshot(data: bytes, name: str, layout: Layout, origin: Origin) -> S
     """
     header = decode_header(data, name)
     check_header(header, name, layout, origin)
-    try:
-        columns = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise StateDamagedError(f"{name}: cannot be read ({error}); {_REPAIR}") from None
-    table = _table(columns, name, layout)
+    table = _table(pq.read_table(pa.BufferReader(data)), name, layout)
     table.clocks = {
         partition: PartitionClock(*clock, header.reached[partition][2])
         for partition, clock in header.clocks.items()
@@ -199,6 +215,12 @@ def start_offsets(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
     return offsets
 
 
+def _checksum(data: bytes, at: int) -> bytes:
+    """Eight digits: the CRC-32 of `data` with zeros where they stand themselves."""
+    rest = memoryview(data)[at + len(_NO_CHECK) :]
+    return b"%08x" % zlib.crc32(rest, zlib.crc32(_NO_CHECK, zlib.crc32(memoryview(data)[:at])))
+
+
 def _column(values: np.ndarray) -> pa.Array:
     """An Arrow column of a field (N, ...) of the record."""
     if values.ndim == 1:
@@ -209,9 +231,11 @@ def _column(values: np.ndarray) -> pa.Array:
 
 def _table(columns: pa.Table, name: str, layout: Layout) -> EntityTable:
     rows = np.zeros(len(columns), layout.dtype)
-    for field in layout.dtype.names or ():
+    fields = layout.dtype.names or ()
+    for field in (ENTITY, *fields):
         if field not in columns.column_names:
             raise StateFormatError(f"{name}: needs a column {field!r}; it has none; {_REPAIR}")
+    for field in fields:
         rows[field] = _values(columns[field].combine_chunks(), field, rows[field], name)
     table = EntityTable(layout)
     table.fill(columns[ENTITY].to_pylist(), rows)

@@ -15,6 +15,9 @@ from models.clock import PartitionClock
 OWN_FIELDS = (("event_time_us", "<i8", ()), ("clock_us", "<i8", ()), ("partition", "<i4", ()))
 
 
+_UNHEARD = PartitionClock()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """What a row is made of, and whose state it is."""
@@ -85,6 +88,12 @@ class EntityTable:
         """Keep only the rows at `kept` (ascending); places change."""
         rows, names = self.rows[kept], [self.entity_ids[i] for i in kept.tolist()]
         self.fill(names, rows)
+
+    def clocks_of(self, rows: np.ndarray) -> np.ndarray:
+        """The clock (B,) int64 of the partition that each of `rows` (B,) was last seen in."""
+        partitions, which = np.unique(rows["partition"], return_inverse=True)
+        clocks = [self.clocks.get(partition, _UNHEARD).now_us for partition in partitions.tolist()]
+        return np.array(clocks, np.int64)[which]
 
     def unname(self, names: Collection[str]) -> None:
         """Take the entities `names` out of what is kept besides rows."""

@@ -8,6 +8,10 @@ import numpy as np
 
 from models.kernel import TILES
 
+# A wave of so few rows costs more as a tile than its events do as parts of sequences.
+SEQUENCES_MAX = 6
+SEQUENCE_EVENTS_MIN = 8  # shorter ones do not pay for being set up
+
 
 def waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
     """Split `events` so that each wave holds every row at most once, in offset order."""
@@ -19,6 +23,26 @@ def waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
     order = np.argsort(rank, kind="stable")
     cuts = np.flatnonzero(np.diff(rank[order])) + 1
     yield from (np.sort(wave) for wave in np.split(by_row[order], cuts) if len(wave))
+
+
+def sequences(place: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Take out of `events` what few entities have more of than all others.
+
+    Returns:
+        The events left for waves, and for each of at most `SEQUENCES_MAX` entities its events
+        after those, in offset order.
+    """
+    rows, counts = np.unique(place[events], return_counts=True)
+    if not len(counts) or counts.max() < SEQUENCE_EVENTS_MIN:
+        return events, []
+    most = np.argsort(-counts, kind="stable")[: SEQUENCES_MAX + 1]
+    common = int(counts[most[-1]]) if len(most) > SEQUENCES_MAX else 0
+    deep = []
+    for row in rows[most[counts[most] - common >= SEQUENCE_EVENTS_MIN]].tolist():
+        deep.append(events[place[events] == row][common:])
+    if not deep:
+        return events, []
+    return np.setdiff1d(events, np.concatenate(deep), assume_unique=True), deep
 
 
 def tile_size(count: int) -> int:

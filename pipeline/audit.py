@@ -10,25 +10,21 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.alerting import WARMING
 from models.artifact import Artifact
-from models.block import Block
 from models.errors import ConfigError
-from models.scorer import ScoredBlock, Scorer
-from models.table import EntityTable
 from pipeline import broker, graph, preflight
 from pipeline.audit_report import OLDER, SCATTERED, AuditReport, EntityAudit, compare, order_of
 from pipeline.config import Config, parse_start
+from pipeline.derivation import Derivation
 from pipeline.progress import Say, progress, say
-from pipeline.score_log import SCORE, Sample, ScoreLog, TopicLog, read_refused
+from pipeline.score_log import Sample, ScoreLog, TopicLog, read_refused
 from transforms.kafka import MissingOffsetError, PartitionReader, partition_count
+from transforms.read import Source
 from transforms.replay import Range, read_range
 
 
@@ -73,7 +69,10 @@ def audit(
                 f"{config.input.topic}: partitions {', '.join(map(str, cut))} do not begin at "
                 "offset 0 any more; entities older than the log cannot be derived from it"
             )
-        derived = _derive(config, artifact, ranges, found, refused, tell)
+        derived = Derivation(
+            artifact, config.scoring, config.alerts, config.input.routing, found.scores, refused
+        )
+        _derive(config, derived, graph.source(config, artifact), ranges.values(), tell)
         found.read_on()
     finally:
         log.close()
@@ -93,20 +92,6 @@ def audit(
             "Another --seed takes others"
         )
     return report
-
-
-@dataclass(slots=True)
-class _Derived:
-    """What the log gives for the sample."""
-
-    #: entity -> the partition of its events.
-    home: dict[str, int] = field(default_factory=dict)
-    #: entity -> its scores.
-    scores: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    #: Entities with events in more than one partition, whose order the log does not tell.
-    scattered: set[str] = field(default_factory=set)
-    #: entity -> events a full shard refused.
-    refused: dict[str, int] = field(default_factory=dict)
 
 
 def _read_scores(
@@ -173,66 +158,26 @@ def _ranges(
 
 
 def _derive(
-    config: Config,
-    artifact: Artifact,
-    ranges: dict[int, Range],
-    found: ScoreLog,
-    refused: Collection[tuple[int, int, int]],
-    tell: Say,
-) -> _Derived:
-    """Step the sample's events, and only them, through one table."""
-    # A shard's limit is met by all its entities together; what it refused is known already.
-    policy = dataclasses.replace(config.scoring, entities_per_shard_max=0)
-    scorer = Scorer(artifact, policy, config.alerts)
-    table, derived = EntityTable(scorer.layout), _Derived()
-    wanted = pa.array(list(found.scores), pa.string())
-    source = graph.source(config, artifact)
-    total = sum(given.end - given.start for given in ranges.values())
+    config: Config, derivation: Derivation, source: Source, ranges: Collection[Range], tell: Say
+) -> None:
+    """Take the whole range through `derivation`.
+
+    Raises:
+        ConfigError: the broker has the range by its own word but does not send it.
+    """
+    total = sum(given.end - given.start for given in ranges)
     with progress(f"reading {config.input.topic}", total, tell, "offsets") as advance:
-        for given in ranges.values():
+        for given in ranges:
             try:
                 for block in read_range(source, given):
-                    kept = np.flatnonzero(
-                        pc.is_in(block.entity_id, value_set=wanted).to_numpy(False)
-                    )
-                    piece = _without(block.take(kept, block.previous_end), refused, derived)
-                    if len(piece):
-                        _note(scorer.step(table, piece), derived)
+                    derivation.take(block)
                     advance(block.end_offset - block.first_offset)
             except (TimeoutError, MissingOffsetError) as error:
                 raise ConfigError(f"input.topic: {error}") from error
-    return derived
-
-
-def _without(block: Block, refused: Collection[tuple[int, int, int]], derived: _Derived) -> Block:
-    """`block` without the refused events, which are counted."""
-    if not refused or not len(block):
-        return block
-    events = zip(block.offset.tolist(), block.row.tolist(), strict=True)
-    is_refused = np.array([(block.partition, *event) in refused for event in events])
-    for name in block.entity_id.filter(pa.array(is_refused)).to_pylist():
-        derived.refused[name] = derived.refused.get(name, 0) + 1
-    return block.take(np.flatnonzero(~is_refused), block.previous_end)
-
-
-def _note(scored: ScoredBlock, derived: _Derived) -> None:
-    """Keep the scores of a block by entity."""
-    block = scored.block
-    rows = np.empty(len(block), SCORE)
-    for name in ("partition", "offset", "row", "event_time_us"):
-        rows[name] = getattr(block, name)
-    for name in ("score", "once_in"):
-        rows[name] = getattr(scored, name).view(np.uint32)
-    rows["verdict"] = scored.verdict
-    names, codes = block.entities()
-    for i, name in enumerate(names):
-        if derived.home.setdefault(name, block.partition) != block.partition:
-            derived.scattered.add(name)
-        derived.scores.setdefault(name, []).append(rows[codes == i])
 
 
 def _audit_entity(
-    name: str, found: ScoreLog, derived: _Derived, ranges: dict[int, Range]
+    name: str, found: ScoreLog, derived: Derivation, ranges: dict[int, Range]
 ) -> EntityAudit:
     scores = found.of(name)
     homes = set(scores["partition"].tolist())
@@ -247,10 +192,9 @@ def _audit_entity(
     if _is_older(scores, given, found.is_whole):
         return EntityAudit(name, left_out=OLDER)
     inside = scores[scores["offset"] < given.end]
-    expected = np.concatenate([np.empty(0, SCORE), *derived.scores.get(name, [])])
     from_offset = 0 if found.is_whole or not len(scores) else int(scores["offset"].min())
-    one = compare(name, expected, inside, found.reached_by(name, home), from_offset)
-    return dataclasses.replace(one, refused=derived.refused.get(name, 0))
+    one = compare(name, derived.scores_of(name), inside, found.reached_by(name, home), from_offset)
+    return dataclasses.replace(one, refused=derived.refusals.get(name, 0))
 
 
 def _is_older(scores: np.ndarray, given: Range, is_whole: bool) -> bool:

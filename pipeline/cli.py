@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import typer
 
 from models.errors import ConfigError, StreamgaugeError
+from pipeline import model_cli
 from pipeline.cli_options import (
     PROGRAM,
     AnyConfigOption,
@@ -37,7 +38,8 @@ from pipeline.state_cli import state_app
 EXIT_NOT_EXACT, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 # More BLAS threads make scoring slower and its last bits depend on their number.
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-MANY_THREADS = ("train",)
+# Training wants more; evaluation trains and scores, so there only BLAS keeps to one.
+MAY_HAVE_MORE = {"train": ONE_THREAD, "evaluate": ONE_THREAD[1:]}
 
 app = typer.Typer(
     name=PROGRAM,
@@ -56,8 +58,8 @@ app.add_typer(state_app, name="state")
 def main() -> None:
     """Run one command and leave with its exit code."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    if command not in MANY_THREADS:
-        for name in ONE_THREAD:  # must be set before numpy is imported for the first time
+    for name in ONE_THREAD:  # must be set before numpy is imported for the first time
+        if name not in MAY_HAVE_MORE.get(command, ()):
             os.environ.setdefault(name, "1")
     # Beam mentions an optional package, which streamgauge does not use, at every start.
     logging.getLogger().addFilter(lambda record: "crcmod" not in str(record.msg))
@@ -196,25 +198,7 @@ def produce(
     print(json.dumps({**asdict(report), "dead_letters": report.dead_letters}))
 
 
-@app.command(epilog="Example: streamgauge train --data DIR --out artifact")
-def train(
-    data: Annotated[Path, typer.Option(help="Folder with <entity>.train.parquet files, or NAB.")],
-    out: Annotated[Path, typer.Option(help="Folder of the artifact, replaced when it is done.")],
-    hidden: Annotated[int, typer.Option(help="Width of the GRU.")] = 64,
-    epochs: Annotated[int, typer.Option(help="Passes over the data at most.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
-    held_out: Annotated[float, typer.Option(help="Share of each series kept to calibrate.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="Of weights and order; part of the artifact.")] = 0,
-) -> None:
-    """Train and calibrate a model; started again after an interruption, it goes on."""
-    from models.training import TrainingSettings
-    from pipeline.train import train as fit
-
-    settings = TrainingSettings(
-        hidden=hidden, epochs=epochs, learning_rate=learning_rate, held_out=held_out, seed=seed
-    )
-    fit(data, out, settings, say)
-    print(out)
+model_cli.add_to(app)
 
 
 @app.command(

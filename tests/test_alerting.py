@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from models import alerting, calibration
-from models.alerting import ANOMALOUS, NORMAL, WARMING, AlertPolicy, Judge
+from models.alerting import ANOMALOUS, EVENT, NORMAL, WARMING, AlertPolicy, Judge
 from models.errors import ConfigError
-from models.scorer import EVENT
 
 HIGH, LOW = 1e6, -1e6
 POLICY = AlertPolicy(once_in=100, close_once_in=10, n=5, k=3, close_after=4)

@@ -26,6 +26,7 @@ COMMANDS = {
     "run",
     "stop",
     "audit",
+    "evaluate",
     "state export",
     "state import",
     "state inspect",
@@ -90,16 +91,18 @@ def test_help_answers_without_loading_anything_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "threads"), [("demo", "1"), ("train", "None"), ("backtest", "1")]
+    ("command", "threads"),
+    [("demo", "1 1"), ("train", "None None"), ("evaluate", "1 None"), ("backtest", "1 1")],
 )
 def test_scoring_gets_one_blas_thread_and_training_many(command: str, threads: str) -> None:
     code = (
         f"import os, sys; sys.argv = ['streamgauge', '{command}', '--help']\n"
-        "os.environ.pop('OPENBLAS_NUM_THREADS', None)\n"
+        "names = ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS')\n"
+        "for name in names: os.environ.pop(name, None)\n"
         "from pipeline.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(os.environ.get('OPENBLAS_NUM_THREADS'))\n"
+        "print(*(os.environ.get(name) for name in names))\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -24,7 +24,8 @@ from models.artifact import Artifact
 from models.block import Block
 from models.decode import DeadLetter, Decoder
 from models.event_rules import Message
-from models.scorer import ScoredBlock, Scorer, ScoringPolicy
+from models.scored import ScoredBlock
+from models.scorer import Scorer, ScoringPolicy
 from models.table import EntityTable
 
 NOW_US = 1_704_067_200_000_000  # the Kafka timestamp of every message

@@ -9,7 +9,7 @@ import msgspec
 from apache_beam.metrics import Metrics
 from apache_beam.typehints import with_output_types
 
-from models.scorer import Transition
+from models.scored import Transition
 from transforms.cloudevents import cloud_event
 from transforms.outgoing import Outgoing, encode_outgoing
 

@@ -27,7 +27,8 @@ from models import artifact as artifacts
 from models.alerting import AlertPolicy
 from models.drift_windows import DriftWindows, WindowReport
 from models.epoch import TOKEN_BYTES
-from models.scorer import ScoredBlock, Scorer, ScoringPolicy
+from models.scored import ScoredBlock
+from models.scorer import Scorer, ScoringPolicy
 from models.shard import Cells, Outcome, ShardPolicy, ShardScorer
 from models.snapshot import Origin, decode_snapshot, encode_snapshot
 from transforms.dead_letters import encode_dead_letter, set_aside

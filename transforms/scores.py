@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.alerting import VERDICTS
-from models.scorer import ScoredBlock
+from models.scored import ScoredBlock
 from transforms.outgoing import Outgoing, encode_outgoing
 
 SCHEMA = pa.schema(

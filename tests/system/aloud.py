@@ -1,0 +1,21 @@
+"""Lines that a long test says while it runs, past what pytest captures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+Say = Callable[[str], None]
+
+
+def sayer(config: pytest.Config) -> Say:
+    """A function that writes a line to the terminal."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    capture = config.pluginmanager.getplugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(line)
+
+    return say
