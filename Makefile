@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate train-env check bench-e2e lock clean
+.PHONY: help demo test faults parity flood simulate train-env quality check bench-e2e lock clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -19,12 +19,30 @@ test: .venv/dev  ## All tests, on a real broker and a real Flink too.
 	@$(BIN)/ruff check -q .
 	@$(BIN)/python -m pytest -q
 
+faults: .venv/dev ## Every fault on a real broker and a real Flink; the table is build/faults/table.md.
+	@$(BIN)/python -m pytest -q -m fault tests/system
+
+parity: .venv/dev ## A million events live on Flink at parallelism 1, 2 and 4, and replayed: equal bits.
+	@$(BIN)/python -m pytest -q -m matrix tests/system/test_parity.py
+
+flood: .venv/dev ## A million new keys, and one hot key: memory, latency; the last line is JSON.
+	@rm -f build/flood/results.json
+	@$(BIN)/python -m pytest -q -m matrix tests/system/test_bounds.py; code=$$?; \
+		cat build/flood/results.json; exit $$code
+
 train-env: .venv/train ## Add what training needs (torch: a large download).
 
 SEEDS ?= 0-9999
 
 simulate: .venv/dev ## Simulated pipelines, one a seed: 10,000, or SEEDS=18, or SEEDS=0-499.
 	@PYTHONPATH=tests $(BIN)/python -m simulator.simulate --seeds $(SEEDS)
+
+QUALITY_DATA ?= ../shared/data
+
+# Not OMP_NUM_THREADS: training takes all cores. `make quality KEEP=--keep` does not train again.
+quality: .venv/train ## Detection on the development sets; fills in docs/quality.md.
+	@env -u OMP_NUM_THREADS $(BIN)/python -m pipeline.quality --data $(QUALITY_DATA) \
+		--out build/quality --page docs/quality.md $(KEEP)
 
 check: .venv/dev ## Format, lint, types.
 	$(BIN)/ruff format .

@@ -24,8 +24,12 @@ EXTRAS = {
         "scipy>=1.17,<2",
         "typer>=0.29,<0.30",
     ],
-    # Only where artifacts are made; the default wheel is the large CUDA build.
-    "train": ["torch>=2.9,<3"],
+    # Only where artifacts are made and judged; torch's default wheel is the large CUDA build.
+    "train": [
+        "scikit-learn>=1.7,<2",
+        "torch>=2.9,<3",
+        "TSB_AD==1.5",
+    ],
     "dev": [
         "hypothesis>=6.170,<7",
         "mypy>=2.4,<3",
