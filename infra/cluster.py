@@ -124,6 +124,7 @@ def _parts(info: ClusterInfo) -> list[Part]:
     directory, ports, found = info.directory, info.ports, info.jars
     return [
         kafka.broker_part(directory, ports, found),
+        *([flink.zookeeper_part(directory, ports, found)] if ports.zookeeper else []),
         flink.jobmanager_part(directory, ports, found),
         *(
             flink.taskmanager_part(directory, ports, found, index, info.slots)

@@ -61,7 +61,45 @@ def jobmanager_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
         ports=("rest", "rpc"),
         is_healthy=lambda _: _answers(rest_url(ports)),
         deadline_s=60.0,
+        # Without ZooKeeper a second JobManager would know nothing of the first one's jobs.
+        supervision="restart" if ports.zookeeper else "none",
     )
+
+
+def zookeeper_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
+    """Describe the ZooKeeper that comes with Flink, one node."""
+    settings = directory / "conf" / "zookeeper.properties"
+    main = "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer"
+    java = [jars.java, "-Xmx128m", *_QUICK_START, *_jvm(directory), "-cp", classpath(jars.flink)]
+
+    def prepare() -> None:
+        lines = (
+            f"{name}={value}\n" for name, value in zookeeper_settings(directory, ports).items()
+        )
+        replace_text(settings, "".join(lines))
+
+    return parts.Part(
+        name="zookeeper",
+        command=[*java, main, "--zkConfigFile", str(settings), "--peerId", "1"],
+        environment=parts.environment(directory),
+        ports=("zookeeper",),
+        is_healthy=lambda _: is_listening(ports.zookeeper),
+        deadline_s=60.0,
+        prepare=prepare,
+    )
+
+
+def zookeeper_settings(directory: Path, ports: Ports) -> dict[str, str | int]:
+    """Return ZooKeeper's settings: loopback only, and without its web page."""
+    return {
+        "clientPort": ports.zookeeper,
+        "clientPortAddress": "127.0.0.1",
+        "dataDir": str(directory / "zookeeper"),
+        "tickTime": 2000,
+        "initLimit": 10,
+        "syncLimit": 5,
+        "admin.enableServer": "false",
+    }
 
 
 def taskmanager_part(
@@ -188,7 +226,23 @@ def cluster_settings(directory: Path, ports: Ports, slots: int) -> dict[str, str
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.delay": "1 s",
         "restart-strategy.fixed-delay.attempts": 1_000_000,
+        **(high_availability(directory, ports) if ports.zookeeper else {}),
         **client_settings(),
+    }
+
+
+def high_availability(directory: Path, ports: Ports) -> dict[str, str | int | bool]:
+    """Return what lets a new JobManager go on with the jobs of a killed one."""
+    return {
+        "high-availability.type": "zookeeper",
+        "high-availability.storageDir": (directory / "ha").as_uri(),
+        "high-availability.zookeeper.quorum": f"127.0.0.1:{ports.zookeeper}",
+        "high-availability.jobmanager.port": ports.rpc,
+        # A killed JobManager stays the leader until its session ends; Flink's default is a
+        # minute. Small machines pause for seconds, which must not depose a living one.
+        "high-availability.zookeeper.client.session-timeout": 15_000,
+        "high-availability.zookeeper.client.connection-timeout": 10_000,
+        "high-availability.zookeeper.client.tolerate-suspended-connections": True,
     }
 
 

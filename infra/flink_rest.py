@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
+from urllib.parse import quote
 
 from infra.errors import FlinkRestError
 
@@ -92,6 +93,30 @@ class FlinkRest:
         """Return checkpoint counts, sizes and the latest checkpoints of a job."""
         return self._get(f"/jobs/{job_id}/checkpoints")
 
+    def task_managers_of(self, job_id: str) -> set[str]:
+        """Return the ids of the TaskManagers that run tasks of a job."""
+        return {
+            task["taskmanager-id"]
+            for vertex in self._get(f"/jobs/{job_id}")["vertices"]
+            for task in self._get(f"/jobs/{job_id}/vertices/{vertex['id']}")["subtasks"]
+        }
+
+    def counter(self, job_id: str, name: str) -> int:
+        """Return a counter of the job's own, summed over its steps and their subtasks.
+
+        Flink refreshes metrics every ten seconds, and forgets them when the job restarts; one
+        that it has not heard of yet is 0.
+        """
+        total = 0.0
+        for vertex in self._get(f"/jobs/{job_id}")["vertices"]:
+            path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+            known = [metric["id"] for metric in self._get(path)]
+            wanted = ",".join(quote(one) for one in known if one.endswith(f"_{name}"))
+            if wanted:
+                found = self._get(f"{path}?get={wanted}&agg=sum")
+                total += sum(metric["sum"] for metric in found)
+        return int(total)
+
     def cancel(self, job_id: str, deadline_s: float = 60.0) -> None:
         """Cancel a job and wait until it has ended."""
         self._call("PATCH", f"/jobs/{job_id}?mode=cancel", None)
@@ -111,19 +136,33 @@ class FlinkRest:
         end = time.monotonic() + deadline_s
         asked = {"targetDirectory": target_dir, "drain": False}
         trigger = self._call("POST", f"/jobs/{job_id}/stop", asked)["request-id"]
-        while True:
-            answer = self._get(f"/jobs/{job_id}/savepoints/{trigger}")
-            if answer["status"]["id"] == "COMPLETED":
-                break
-            if time.monotonic() >= end:
-                raise FlinkRestError(f"job {job_id} has no savepoint after {deadline_s:g} s")
-            time.sleep(_POLL_S)
-        operation = answer["operation"]
+        operation = self._await_operation(job_id, "savepoint", trigger, deadline_s)
         if "location" not in operation:
-            cause = operation.get("failure-cause", {}).get("stack-trace", "no cause given")
-            raise FlinkRestError(f"savepoint of job {job_id} failed: {root_cause(cause)}")
+            raise FlinkRestError(f"savepoint of job {job_id} failed: {_failure(operation)}")
         self._await_end(job_id, max(1.0, end - time.monotonic()))
         return operation["location"]
+
+    def trigger_checkpoint(self, job_id: str, deadline_s: float = 60.0) -> int:
+        """Make a checkpoint of a running job now, and return its number once it is complete."""
+        asked = {"checkpointType": "CONFIGURED"}
+        trigger = self._call("POST", f"/jobs/{job_id}/checkpoints", asked)["request-id"]
+        operation = self._await_operation(job_id, "checkpoint", trigger, deadline_s)
+        if operation.get("checkpointId") is None:
+            raise FlinkRestError(f"checkpoint of job {job_id} failed: {_failure(operation)}")
+        return operation["checkpointId"]
+
+    def _await_operation(
+        self, job_id: str, kind: str, trigger: str, deadline_s: float
+    ) -> dict[str, Any]:
+        """Wait until Flink has made what was asked for, or has failed to."""
+        end = time.monotonic() + deadline_s
+        while True:
+            answer = self._get(f"/jobs/{job_id}/{kind}s/{trigger}")
+            if answer["status"]["id"] == "COMPLETED":
+                return answer["operation"]
+            if time.monotonic() >= end:
+                raise FlinkRestError(f"job {job_id} has no {kind} after {deadline_s:g} s")
+            time.sleep(_POLL_S)
 
     def _await_end(self, job_id: str, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
@@ -163,6 +202,12 @@ def root_cause(stacktrace: str) -> str:
     """
     causes = [match.group(1) for match in _CAUSE.finditer(stacktrace)]
     return causes[-1] if causes else stacktrace.partition("\n")[0]
+
+
+def _failure(operation: Mapping[str, Any]) -> str:
+    """Read why a savepoint or a checkpoint failed; Flink spells the field in two ways."""
+    cause = operation.get("failure-cause") or operation.get("failureCause") or {}
+    return root_cause(cause.get("stack-trace", "no cause given"))
 
 
 def _first_error(body: bytes) -> str:

@@ -46,6 +46,11 @@ class ClusterInfo:
         return f"127.0.0.1:{self.ports.broker}"
 
     @property
+    def proxied_servers(self) -> str:
+        """The broker, for Kafka clients that come through the proxy."""
+        return f"127.0.0.1:{self.ports.proxy}"
+
+    @property
     def flink_rest_url(self) -> str:
         """Flink's REST API and dashboard."""
         return rest_url(self.ports)
@@ -74,7 +79,8 @@ class ClusterInfo:
     def part_names(self) -> tuple[str, ...]:
         """All parts, in the order in which they start."""
         managers = (f"taskmanager-{index}" for index in range(self.task_managers))
-        return ("broker", "jobmanager", *managers, "job-server", "workers")
+        zookeeper = ("zookeeper",) if self.ports.zookeeper else ()
+        return ("broker", *zookeeper, "jobmanager", *managers, "job-server", "workers")
 
     @property
     def pids(self) -> dict[str, int]:

@@ -37,7 +37,7 @@ def broker_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
         name="broker",
         command=[*java, "kafka.Kafka", str(settings)],
         environment=parts.environment(directory),
-        ports=("broker", "controller"),
+        ports=("broker", "controller", *(("proxied",) if ports.proxied else ())),
         is_healthy=lambda _: answers_metadata(ports.broker),
         deadline_s=60.0,
         prepare=prepare,
@@ -46,15 +46,22 @@ def broker_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
 
 def server_properties(directory: Path, ports: Ports) -> str:
     """Write the broker's settings: one node, nothing expires, topics only on request."""
+    # Clients go where the broker says it is, so who must come through a proxy needs a
+    # listener that names the proxy.
+    listeners = {"PLAINTEXT": (ports.broker, ports.broker)}
+    if ports.proxied:
+        listeners["PROXIED"] = (ports.proxied, ports.proxy)
+    own = [f"{name}://127.0.0.1:{port}" for name, (port, _) in listeners.items()]
+    told = [f"{name}://127.0.0.1:{port}" for name, (_, port) in listeners.items()]
+    protocols = [f"{name}:PLAINTEXT" for name in (*listeners, "CONTROLLER")]
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": (
-            f"PLAINTEXT://127.0.0.1:{ports.broker},CONTROLLER://127.0.0.1:{ports.controller}"
-        ),
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{ports.broker}",
+        "listeners": ",".join([*own, f"CONTROLLER://127.0.0.1:{ports.controller}"]),
+        "advertised.listeners": ",".join(told),
+        "listener.security.protocol.map": ",".join(protocols),
         "log.dirs": directory / "kafka",
         # Telemetry that is played in may be years old; by time it would be deleted at once.
         "log.retention.ms": -1,

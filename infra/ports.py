@@ -25,14 +25,26 @@ class Ports:
     artifact: int = 8098
     #: The pool of Python workers.
     workers: int = 50000
+    #: Kafka clients that come through a proxy; 0: there is no such listener.
+    proxied: int = 0
+    #: The proxy itself, where those clients are told to find the broker; nothing of ours.
+    proxy: int = 0
+    #: ZooKeeper, in which the JobManager keeps what a successor needs; 0: there is none, and
+    #: jobs end with their JobManager.
+    zookeeper: int = 0
 
     @classmethod
-    def free(cls) -> Ports:
-        """Choose ports that are free now; all are held while choosing, so none comes twice."""
+    def free(cls, *optional: str) -> Ports:
+        """Choose ports that are free now; all are held while choosing, so none comes twice.
+
+        Args:
+            optional: which of the services that are off by default get a port too.
+        """
         with ExitStack() as held:
-            chosen = []
-            for _ in fields(cls):
-                probe = held.enter_context(socket.socket())
-                probe.bind(("127.0.0.1", 0))
-                chosen.append(probe.getsockname()[1])
-        return cls(*chosen)
+            chosen = {}
+            for service in fields(cls):
+                if service.default or service.name in optional:
+                    probe = held.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", 0))
+                    chosen[service.name] = probe.getsockname()[1]
+        return cls(**chosen)

@@ -41,7 +41,10 @@ def supervise(command: Sequence[str], record: Path) -> int:
     while True:
         started = time.monotonic()
         code = run_once(command, record)
-        quick_ends = quick_ends + 1 if time.monotonic() - started < QUICK_S else 0
+        # A child that was killed did not end by itself, however young it was.
+        by_itself = code != -signal.SIGKILL
+        is_quick = by_itself and time.monotonic() - started < QUICK_S
+        quick_ends = quick_ends + 1 if is_quick else 0
         _say(f"{command[0]} ended with {code}")
         if quick_ends >= QUICK_ENDS_MAX:
             _say(f"giving up: it ended within {QUICK_S:g} s {quick_ends} times in a row")

@@ -78,6 +78,45 @@ def test_a_failed_savepoint_is_an_error_with_its_cause(flink: ThreadingHTTPServe
         client(flink).stop_with_savepoint("j", "file:///s", 5.0)
 
 
+def test_a_counter_is_summed_over_all_steps(flink: ThreadingHTTPServer) -> None:
+    path = "/jobs/j/vertices/{}/subtasks/metrics"
+    step = "[3]{Read__Letters}.streamgauge_jumped"
+    asked = "%5B3%5D%7BRead__Letters%7D.streamgauge_jumped"
+    Answers.scripts = {
+        "GET /jobs/j": [(200, {"vertices": [{"id": "a"}, {"id": "b"}]})],
+        f"GET {path.format('a')}": [(200, [{"id": step}, {"id": "numRecordsIn"}])],
+        f"GET {path.format('a')}?get={asked}&agg=sum": [(200, [{"id": step, "sum": 3.0}])],
+        f"GET {path.format('b')}": [(200, [{"id": "numRecordsIn"}])],
+    }
+
+    assert client(flink).counter("j", "jumped") == 3
+
+
+def test_a_triggered_checkpoint_is_awaited_and_numbered(flink: ThreadingHTTPServer) -> None:
+    Answers.scripts = {
+        "POST /jobs/j/checkpoints": [(202, {"request-id": "t"})],
+        "GET /jobs/j/checkpoints/t": [
+            (200, {"status": {"id": "IN_PROGRESS"}}),
+            (200, {"status": {"id": "COMPLETED"}, "operation": {"checkpointId": 7}}),
+        ],
+    }
+
+    assert client(flink).trigger_checkpoint("j", 5.0) == 7
+
+
+def test_a_failed_checkpoint_is_an_error_with_its_cause(flink: ThreadingHTTPServer) -> None:
+    failed = {"checkpointId": None, "failureCause": {"stack-trace": "disk full"}}
+    Answers.scripts = {
+        "POST /jobs/j/checkpoints": [(202, {"request-id": "t"})],
+        "GET /jobs/j/checkpoints/t": [
+            (200, {"status": {"id": "COMPLETED"}, "operation": failed}),
+        ],
+    }
+
+    with pytest.raises(FlinkRestError, match="checkpoint of job j failed: disk full"):
+        client(flink).trigger_checkpoint("j", 5.0)
+
+
 def test_a_savepoint_that_takes_too_long_is_an_error(flink: ThreadingHTTPServer) -> None:
     Answers.scripts = {
         "POST /jobs/j/stop": [(202, {"request-id": "t"})],

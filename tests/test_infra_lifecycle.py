@@ -77,6 +77,13 @@ def test_strays_with_the_mark_are_stopped(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_free_ports_are_all_different() -> None:
-    ports = Ports.free()
+    ports = Ports.free("proxied", "proxy", "zookeeper")
 
     assert len({getattr(ports, name) for name in Ports.__slots__}) == len(Ports.__slots__)
+
+
+def test_services_that_are_off_by_default_get_a_port_only_when_named() -> None:
+    ports = Ports.free("zookeeper")
+
+    assert (ports.proxied, ports.proxy) == (0, 0)
+    assert ports.zookeeper and ports.broker

@@ -17,8 +17,8 @@ JARS = Jars("java", Path("/k"), Path("/f"), Path("/b"))
 COMPOSE = Path(kafka.__file__).with_name("compose.yaml")
 
 
-def broker_settings(tmp_path: Path) -> dict[str, str]:
-    lines = kafka.server_properties(tmp_path, PORTS).splitlines()
+def broker_settings(tmp_path: Path, ports: Ports = PORTS) -> dict[str, str]:
+    lines = kafka.server_properties(tmp_path, ports).splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 
@@ -30,6 +30,24 @@ def test_the_broker_listens_on_loopback_and_keeps_everything(tmp_path: Path) -> 
     assert settings["log.retention.ms"] == "-1"
     assert settings["auto.create.topics.enable"] == "false"
     assert settings["message.max.bytes"] == str(8 * 1024 * 1024)
+
+
+def test_a_proxied_listener_names_the_proxy_to_its_clients(tmp_path: Path) -> None:
+    settings = broker_settings(tmp_path, Ports(proxied=9192, proxy=9292))
+
+    assert "PROXIED://127.0.0.1:9192" in settings["listeners"].split(",")
+    assert "PROXIED://127.0.0.1:9292" in settings["advertised.listeners"].split(",")
+    assert "PLAINTEXT://127.0.0.1:9092" in settings["advertised.listeners"].split(",")
+
+
+def test_high_availability_is_set_up_only_with_a_zookeeper(tmp_path: Path) -> None:
+    without = flink.cluster_settings(tmp_path, PORTS, slots=2)
+    settings = flink.cluster_settings(tmp_path, Ports(zookeeper=2181), slots=2)
+
+    assert not any(name.startswith("high-availability") for name in without)
+    assert settings["high-availability.zookeeper.quorum"] == "127.0.0.1:2181"
+    assert settings["high-availability.jobmanager.port"] == PORTS.rpc
+    assert flink.zookeeper_settings(tmp_path, PORTS)["clientPortAddress"] == "127.0.0.1"
 
 
 def test_flink_binds_loopback_and_takes_no_uploads(tmp_path: Path) -> None:

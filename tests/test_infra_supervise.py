@@ -43,6 +43,23 @@ def test_a_killed_child_is_started_again(supervisor: ProcessRecord, tmp_path: Pa
     assert child(tmp_path, other_than=first.pid).is_alive()
 
 
+def test_a_child_that_is_killed_again_and_again_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "_PAUSE_S", 0.0)
+    runs = tmp_path / "runs"
+    kills = supervise.QUICK_ENDS_MAX + 1  # after so many kills it ends by itself
+    once = (
+        f"import os, signal; runs = open({str(runs)!r}, 'a'); runs.write('x'); runs.flush();"
+        f"os.path.getsize({str(runs)!r}) > {kills} or os.kill(os.getpid(), signal.SIGKILL);"
+        "raise SystemExit(7)"
+    )
+
+    supervise.supervise([sys.executable, "-W", "ignore", "-c", once], tmp_path / "c.json")
+
+    assert len(runs.read_text()) == kills + supervise.QUICK_ENDS_MAX
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_child_ends_with_its_supervisor(
     supervisor: ProcessRecord, tmp_path: Path, how: signal.Signals

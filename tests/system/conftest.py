@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import live
 import outcome
+from results import Row, Table
+
+TABLE = pytest.StashKey[Table]()
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterInfo]:
     """A real broker and a real Flink with one TaskManager of four slots."""
     directory = tmp_path_factory.mktemp("cluster")
     here = Path(__file__).parent
-    spec = ClusterSpec(directory, slots=4, ports=Ports.free(), worker_paths=(here,))
+    ports = Ports.free("proxied", "proxy")
+    paths = (here, here / "worker_faults")
+    spec = ClusterSpec(directory, slots=4, ports=ports, worker_paths=paths)
     info = local.up(spec)
     yield info
     local.down(directory)
@@ -48,3 +53,37 @@ def jobs(cluster: ClusterInfo) -> Iterator[live.Jobs]:
 def scored_fleet(cluster: ClusterInfo, artifact: Path) -> outcome.ScoredFleet:
     """200,000 events of the server machine data, scored by a live job that has ended."""
     return outcome.score_fleet(cluster, artifact)
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Table:
+    """Where the rows of the fault matrix go."""
+    found = request.config.stash[TABLE]
+    found.is_settled = False
+    return found
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TABLE] = Table()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give a row of the matrix that broke before its verdict a line in the table too."""
+    report = yield
+    table = item.config.stash[TABLE]
+    if item.get_closest_marker("fault") and call.excinfo is not None and not table.is_settled:
+        why = str(call.excinfo.value).partition("\n")[0]
+        table.add(Row(item.name, verdict="FAILED", note=why))
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    table = config.stash[TABLE]
+    if table.rows:
+        terminalreporter.section("faults")
+        terminalreporter.write_line("\n".join(table.lines()))

@@ -166,6 +166,10 @@ class Topic:
         self._consumer.assign([TopicPartition(topic, p) for p in sorted(partitions)])
         self.messages: list[Any] = []
 
+    def ends(self) -> dict[TopicPartition, int]:
+        """Offset behind the last message of each partition."""
+        return self._consumer.end_offsets(list(self._consumer.assignment()))
+
     def poll(self, wait_ms: int = 100) -> list[Any]:
         """Messages that are new since the last call."""
         new = [m for found in self._consumer.poll(timeout_ms=wait_ms).values() for m in found]
@@ -237,10 +241,8 @@ class Tail:
             for batch in batches(message.value):
                 yield from zip(*(batch[name].tolist() for name in KEY[:2]), strict=True)
 
-    def __enter__(self) -> Tail:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Leave the broker."""
         self._topic.__exit__()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from models import artifact as artifacts
 from models.alerting import VERDICTS
 from models.block import Block
 from models.decode import DeadLetter, Decoder, Message
-from models.scorer import ScoredBlock, Scorer, Transition
+from models.scored import ScoredBlock, Transition
+from models.scorer import Scorer
 from models.table import EntityTable
 from pipeline.config import Config
 
@@ -43,20 +44,50 @@ class Expected:
 
 def score_offline(cluster: ClusterInfo, config: Config) -> Expected:
     """Score everything that lies on the input topic now."""
+    return score_logs([live.read_all(cluster, config.input.topic)], config)[0]
+
+
+def score_logs(logs: Sequence[Sequence[Any]], config: Config) -> list[Expected]:
+    """Score what was sent, log by log, each in the order of its offsets.
+
+    Between one log and the next, the partitions of the next one have lost offsets.
+    """
     artifact = artifacts.load(Path(config.artifact))
     decoder = Decoder(artifact.schema, config.input.limits)
     scorer = Scorer(artifact, config.scoring, config.alerts)
     table = EntityTable(scorer.layout)
+    return [
+        _score_log(log, jumps, config, decoder, scorer, table) for jumps, log in enumerate(logs)
+    ]
+
+
+def _score_log(
+    log: Sequence[Any],
+    jumps: int,
+    config: Config,
+    decoder: Decoder,
+    scorer: Scorer,
+    table: EntityTable,
+) -> Expected:
     tables, letters, transitions = [], {}, []
-    for partition, messages in _by_partition(live.read_all(cluster, config.input.topic)):
+    for partition, messages in _by_partition(log):
         block, dead = decoder.decode(partition, messages, 0, messages[-1].offset + 1)
-        scored = scorer.step(table, block)
+        scored = scorer.step(table, replace(block, jumps=jumps))
         assert not scored.set_aside
         tables.append(_score_table(block, scored))
         transitions += scored.transitions
         for one in dead:
             letters[f"{config.input.topic}/{partition}/{one.offset}/{one.row}"] = one
     return Expected(plain(pa.concat_tables(tables)), letters, transitions)
+
+
+def joined(first: Expected, second: Expected) -> Expected:
+    """What must come of two logs together."""
+    return Expected(
+        plain(pa.concat_tables([first.scores, second.scores])),
+        {**first.letters, **second.letters},
+        [*first.transitions, *second.transitions],
+    )
 
 
 def _by_partition(messages: Sequence[Any]) -> Iterator[tuple[int, list[Message]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import live
 import numpy as np
 import outcome
 import pytest
+from results import Row, Table
+from trial import reckon, settle
 
 from infra.info import ClusterInfo
 from models.schema import Feature, Schema
@@ -20,9 +23,10 @@ from pipeline.payloads import Message, messages
 from pipeline.produce import send
 from pipeline.run import stop
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.fault]
 
 FEATURES, STEP_US = 38, 60_000_000
+RESTART_S = 60.0
 ENTITIES, ROWS = 9, 40  # per partition and phase
 JUMP, JUMP_ROWS = 20.0, slice(20, 30)
 RARE = {"once_in": 1_000, "close_once_in": 100, "critical_once_in": 1_000_000}
@@ -59,8 +63,9 @@ class Senders:
 
 
 def test_a_growing_topic_is_followed_over_savepoints_and_parallelisms(
-    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs
+    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, table: Table
 ) -> None:
+    row = Row("partition added; savepoint, stop, 2 to 2 to 4 to 1", limit_s=RESTART_S)
     topic = live.new_name("sensors")
     live.create_topic(cluster, topic, 2)
     config = live.job_config(
@@ -83,17 +88,20 @@ def test_a_growing_topic_is_followed_over_savepoints_and_parallelisms(
             savepoint = stop(config, say=live.silent)
             senders.send(3)
             config = at(config, parallelism)
+            began = time.monotonic()
             jobs.start(config, savepoint)
             senders.send(3)
             scores.await_events(senders.events, jobs)
+            row.recovery_s.append(time.monotonic() - began)
 
     expected = outcome.score_offline(cluster, config)
     assert len(expected.scores) == senders.events
     outcome.await_outputs(cluster, config, expected, jobs)
     jobs.cancel_all()
     found = outcome.read_outputs(cluster, config)
-    outcome.check_complete(found, expected)
-    assert len(found.scores) == senders.events, "a planned stop must not make anything twice"
+    reckon(row, found, expected)
+    settle(row, table)
+    assert row.repeats == 0, "a planned stop must not make anything twice"
     opened = {a["entity_id"] for a in found.alerts.values() if a["status"] == "opened"}
     assert opened == senders.jumped
 
