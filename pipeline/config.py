@@ -177,6 +177,9 @@ class Flink:
     #: Fixed for the life of a job's state; the most a job can ever be scaled out to.
     max_parallelism: int = 128
     checkpoint_interval_s: float = 10.0
+    #: A checkpoint that takes longer fails, and the job starts again from the one before: so a
+    #: worker that is stuck is noticed.
+    checkpoint_timeout_s: float = 120.0
     #: A bundle of blocks ends after this time or size; latency against overhead.
     bundle_time_ms: int = 20
     bundle_size: int = 16
@@ -188,6 +191,7 @@ class Flink:
         _at_least("flink.parallelism", self.parallelism, 1)
         _at_least("flink.max_parallelism", self.max_parallelism, self.parallelism)
         _at_least("flink.checkpoint_interval_s", self.checkpoint_interval_s, 0.1)
+        _at_least("flink.checkpoint_timeout_s", self.checkpoint_timeout_s, 1)
         _at_least("flink.bundle_time_ms", self.bundle_time_ms, 1)
         _at_least("flink.bundle_size", self.bundle_size, 1)
 

@@ -135,6 +135,9 @@ def beam_options(
         # restored at another parallelism.
         "--operator_chaining",
         f"--checkpointing_interval={int(flink.checkpoint_interval_s * 1000)}",
+        f"--checkpoint_timeout_millis={int(flink.checkpoint_timeout_s * 1000)}",
+        # Behind an outage Flink would catch up on all missed checkpoints back to back.
+        f"--min_pause_between_checkpoints={int(flink.checkpoint_interval_s * 500)}",
         "--externalized_checkpoints_enabled",
         "--retain_externalized_checkpoints_on_cancellation",
         f"--max_bundle_time_mills={flink.bundle_time_ms}",

@@ -31,6 +31,9 @@ MESSAGES_MAX = 10_000  # one consume() call builds a list of this many messages 
 UNBOUNDED = 1 << 31
 FIRST_MESSAGES = 64  # before the size of this topic's messages is known
 
+# While a broker is away librdkafka tries, and logs, twenty times a second by default.
+_QUIET = {"reconnect.backoff.ms": 500}
+
 #: Error codes of a broker that is away for a while; librdkafka reconnects by itself.
 _PASSING = {
     KafkaError._ALL_BROKERS_DOWN,
@@ -61,7 +64,7 @@ class KafkaAccess:
                 raise ConfigError(
                     f"kafka.secrets_file: must be a readable YAML file; got {self.secrets_file}"
                 ) from None
-        return {"bootstrap.servers": self.bootstrap_servers, **self.settings, **secrets}
+        return {"bootstrap.servers": self.bootstrap_servers, **_QUIET, **self.settings, **secrets}
 
 
 class MissingOffsetError(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,10 @@ class Jobs:
         self,
         config: Config,
         savepoint: str | None = None,
-        beam_args: Sequence[str] = (),
         state: str | None = None,
     ) -> str:
         """Submit a live job; returns Flink's id of it."""
-        job_id = run(config, savepoint=savepoint, beam_args=beam_args, say=silent, state=state)
+        job_id = run(config, savepoint=savepoint, say=silent, state=state)
         assert job_id is not None
         self._started.append(job_id)
         return job_id

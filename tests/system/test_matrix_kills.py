@@ -86,8 +86,9 @@ def test_a_worker_that_stands_still_is_noticed_and_harmless_when_it_wakes(
     cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, table: Table
 ) -> None:
     fault = f"Python worker SIGSTOP, checkpoint timeout {CHECKPOINT_TIMEOUT_S} s, SIGCONT"
-    trial = Trial(cluster, artifact, jobs, fault, STUCK_S)
-    trial.begin([f"--checkpoint_timeout_millis={CHECKPOINT_TIMEOUT_S * 1000}"])
+    timeout = {"checkpoint_timeout_s": CHECKPOINT_TIMEOUT_S}
+    trial = Trial(cluster, artifact, jobs, fault, STUCK_S, flink=timeout)
+    trial.begin()
     stuck = ProcessRecord.of(local.worker_pids(cluster)[-1])
     try:
         trial.strike(lambda: stuck.send(signal.SIGSTOP))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,11 @@ class Trial:
         self.job_id = ""
         self._tail: live.Tail | None = None
 
-    def begin(self, beam_args: Sequence[str] = ()) -> None:
+    def begin(self) -> None:
         """Start job and traffic; returns when scores flow and a checkpoint lies behind them."""
         self.jobs.at_end(self.traffic.end)
         self.traffic.start()
-        self.job_id = self.jobs.start(self.config, beam_args=beam_args)
+        self.job_id = self.jobs.start(self.config)
         self.watch()
         self.await_new_score()
         before = self.jobs.checkpoints(self.job_id)
