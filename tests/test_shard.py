@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from artifacts import make_artifact
 from blocks import chain, copy_cells, make_block, new_cells
 
 from models import artifact as artifacts
-from models import shard as shard_module
 from models.alerting import AlertPolicy
+from models.block import encode_block
 from models.drift_windows import DriftWindows
 from models.errors import StateFormatError
 from models.scorer import Scorer, ScoringPolicy
@@ -30,11 +31,15 @@ def new_scorer(artifact, alerts=None, policy=None, shard_policy=None):
     return ShardScorer(scorer, windows, shard_policy or ShardPolicy())
 
 
+def process(scorer, block, cells):
+    return scorer.process(0, encode_block(block), cells, os.urandom(8))
+
+
 def run(scorer, blocks, cells):
     """Scores by (partition, offset); fails if an event is scored twice."""
     scores = {}
     for block in blocks:
-        for scored in scorer.process(0, block, cells, os.urandom(8)).scored:
+        for scored in process(scorer, block, cells).scored:
             for offset, score in zip(scored.block.offset.tolist(), scored.score, strict=True):
                 assert (scored.block.partition, offset) not in scores
                 scores[(scored.block.partition, offset)] = score.tobytes()
@@ -57,15 +62,14 @@ def test_a_table_rebuilt_before_every_block_gives_the_same_bits(artifact):
     assert len(scores) == 12 * 40
 
 
-def test_snapshots_change_no_bit(artifact, monkeypatch):
+def test_snapshots_change_no_bit(artifact):
     blocks = make_blocks()
     expected = run(new_scorer(artifact), blocks, new_cells())
-    monkeypatch.setattr(shard_module, "LOG_BYTES_MIN", 1)
-    monkeypatch.setattr(shard_module, "LOG_FACTOR", 0)
+    always = ShardPolicy(log_bytes_min=0, log_factor=0.0)
     cells = new_cells()
     scores = {}
     for block in blocks:
-        scores |= run(new_scorer(artifact), [block], cells)
+        scores |= run(new_scorer(artifact, shard_policy=always), [block], cells)
         assert len(cells.log.values) == 1  # nothing but the snapshot
     assert scores == expected
 
@@ -80,12 +84,7 @@ def test_cutting_the_log_into_other_blocks_changes_no_bit(artifact):
     linked = []
     for piece in pieces:
         first, end = int(piece.offset[0]), int(piece.offset[-1]) + 1
-        linked.append(
-            type(piece)(
-                0, first, end, first or -1, piece.offset, piece.row, piece.event_time_us,
-                piece.entity_id, piece.features,
-            )
-        )  # fmt: skip
+        linked.append(replace(piece, first_offset=first, end_offset=end, previous_end=first or -1))
     assert names == parts[0].entity_id.to_pylist()
     assert run(new_scorer(artifact), linked, new_cells()) == whole
 
@@ -123,7 +122,7 @@ def test_duplicates_are_dropped_and_counted(artifact):
     scorer, cells = new_scorer(artifact), new_cells()
     expected = run(scorer, blocks[:5], cells)
     before = copy_cells(cells)
-    again = [scorer.process(0, block, cells, os.urandom(8)) for block in blocks[:5]]
+    again = [process(scorer, block, cells) for block in blocks[:5]]
     assert [outcome.duplicates for outcome in again] == [1] * 5
     assert (cells.epoch.value, cells.log.values) == (before.epoch.value, before.log.values)
     assert len(expected) == 200
@@ -144,7 +143,7 @@ def test_a_gap_past_the_bound_is_given_up_and_counted(artifact):
     blocks = make_blocks()
     scorer = new_scorer(artifact, shard_policy=ShardPolicy(held_blocks_max=3))
     cells = new_cells()
-    outcomes = [scorer.process(0, b, cells, os.urandom(8)) for b in [blocks[0], *blocks[2:]]]
+    outcomes = [process(scorer, block, cells) for block in [blocks[0], *blocks[2:]]]
     assert sum(outcome.desyncs for outcome in outcomes) == 1
     scored = [s.block.first_offset for outcome in outcomes for s in outcome.scored]
     assert scored == [0, *range(80, 480, 40)]
@@ -153,9 +152,7 @@ def test_a_gap_past_the_bound_is_given_up_and_counted(artifact):
 def test_a_block_that_overlaps_the_position_is_trimmed(artifact):
     block = make_blocks(count=1, size=40)[0]
     scorer, cells = new_scorer(artifact), new_cells()
-    first = block.take(np.arange(25), -1)
-    first = type(first)(0, 0, 25, -1, *(getattr(first, n) for n in (
-        "offset", "row", "event_time_us", "entity_id", "features")))  # fmt: skip
+    first = replace(block.take(np.arange(25), -1), end_offset=25)
     scores = run(scorer, [first], cells) | run(new_scorer(artifact), [block], cells)
     assert scores == run(new_scorer(artifact), [block], new_cells())
 
@@ -206,3 +203,66 @@ def test_new_thresholds_do_not_change_what_was_remembered(artifact):
     lenient = new_scorer(artifact)
     run(lenient, blocks[:20], new_cells())
     assert lenient._live[0].table.digest_of_rows() != rebuilt.digest_of_rows()
+
+
+def damage(cells):
+    """Flip a bit in the last segment of a log."""
+    log = cells.log.values
+    middle = len(log[-1]) // 2
+    log[-1] = log[-1][:middle] + bytes([log[-1][middle] ^ 1]) + log[-1][middle + 1 :]
+
+
+def test_a_shard_with_a_damaged_log_can_be_reset_and_goes_on_where_it_was(artifact):
+    blocks, cells = make_blocks(), new_cells()
+    run(new_scorer(artifact), blocks[:6], cells)
+    damage(cells)
+    scorer = new_scorer(artifact, shard_policy=ShardPolicy(on_damage="reset"))
+    process(scorer, blocks[5], cells)  # a repeat: nothing of it is scored, nothing written
+    scores = run(scorer, blocks[6:], cells)
+    assert len(scores) == 6 * 40
+    alone = chain(block.take(np.arange(40), -1) for block in blocks[6:])
+    assert scores == run(new_scorer(artifact), alone, new_cells())  # entities started anew
+    epoch = new_scorer(artifact).take_snapshot(0, cells).epoch
+    assert (epoch.counts.resets, epoch.counts.scored, epoch.reached[0].end) == (1, 480, 480)
+
+
+def test_only_damage_is_reset_and_a_later_format_never(artifact):
+    cells = new_cells()
+    run(new_scorer(artifact), make_blocks()[:2], cells)
+    segment = cells.log.values[-1]
+    cells.log.values[-1] = segment[:3] + b"\x63" + segment[4:]
+    scorer = new_scorer(artifact, shard_policy=ShardPolicy(on_damage="reset"))
+    with pytest.raises(StateFormatError, match="reads segments of format 1; got 99"):
+        process(scorer, make_blocks()[2], cells)
+
+
+def test_a_shard_is_quiet_only_after_nothing_changed_for_long_enough(artifact):
+    scorer, cells, blocks = new_scorer(artifact), new_cells(), make_blocks(count=2)
+    run(scorer, blocks[:1], cells)
+    told = [scorer.flush_if_quiet(0, cells, b"1" * 8, now_s, 60.0) for now_s in (0, 59)]
+    run(scorer, blocks[1:], cells)
+    told += [scorer.flush_if_quiet(0, cells, b"2" * 8, now_s, 60.0) for now_s in (60, 119, 120)]
+    assert [sum(report.events for report in reports) for reports in told] == [0, 0, 0, 0, 80]
+
+
+def test_what_a_shard_counted_survives_a_rebuild(artifact):
+    blocks, cells = make_blocks(count=4), new_cells()
+    for block in (blocks[0], blocks[0], blocks[2], blocks[1], blocks[3]):
+        process(new_scorer(artifact), block, cells)
+    counts = new_scorer(artifact).take_snapshot(0, cells).epoch.counts
+    assert (counts.scored, counts.held_back, counts.stale_tables, counts.resets) == (160, 1, 0, 0)
+
+
+def test_a_shard_that_starts_from_a_snapshot_goes_on_with_the_same_bits(artifact):
+    blocks, cells = make_blocks(), new_cells()
+    scorer = new_scorer(artifact)
+    expected = run(scorer, blocks, new_cells())
+    run(scorer, blocks[:5], cells)
+    process(scorer, blocks[7], cells)  # held back: it comes again
+    snapshot = new_scorer(artifact).take_snapshot(0, cells)
+    again, started = new_cells(), new_scorer(artifact)
+    started.start_from(snapshot, again, os.urandom(8))
+    overlapping = chain(block.take(np.arange(40), -1) for block in blocks[3:])
+    scores = run(started, overlapping[:3], again)
+    scores |= run(new_scorer(artifact), overlapping[3:], again)  # and from the log it wrote
+    assert scores == {key: bits for key, bits in expected.items() if key[1] >= 200}

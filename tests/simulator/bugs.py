@@ -1,48 +1,26 @@
-"""Bugs to plant: each breaks one thing in the core for as long as its context is open.
-
-A simulator that never finds anything proves nothing. Each entry of `BUGS` is a mistake
-that could be made, and the simulator must find it within few seeds.
-"""
+"""Bugs to plant in how blocks are taken, scored, remembered and written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import simulator.world as world_module
+import simulator.readers as readers_module
 from simulator.cells import FusedBag
+from simulator.planting import bug
 
 from models import shard as shard_module
-from models.block import Block
+from models.block import NOTHING_BEFORE, Block
 from models.chain import Link, cut, link_of, new_ends
+from models.clock import PartitionClock
 from models.drift_windows import DriftWindows
 from models.position import Position, encode_position
 from models.scorer import Scorer
 from models.segment import Segment, read_log, snapshot_segment
-from models.shard import ShardScorer
+from models.shard import Cells, ShardScorer
 from models.table import EntityTable, Layout
-
-BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {}
-
-
-def _bug(plant: Callable[[], tuple[Any, str, Any]]) -> Callable[[], tuple[Any, str, Any]]:
-    """Register a function that names what to replace: (owner, attribute, by what)."""
-
-    @contextmanager
-    def planted() -> Iterator[None]:
-        owner, name, instead = plant()
-        before = owner.__dict__[name]
-        setattr(owner, name, instead)
-        try:
-            yield
-        finally:
-            setattr(owner, name, before)
-
-    BUGS[plant.__name__] = planted
-    return plant
 
 
 def _links_instead(taken_for: Link) -> Callable[[Block, int], Link]:
@@ -53,46 +31,47 @@ def _links_instead(taken_for: Link) -> Callable[[Block, int], Link]:
     return careless
 
 
-@_bug
+@bug
 def block_skipped() -> tuple[Any, str, Any]:
     before = ShardScorer._in_order
 
-    def in_order(self: ShardScorer, *args: Any) -> list[Block]:
-        return [b for b in before(self, *args) if b.first_offset % 7 != 5]
+    def in_order(self: ShardScorer, *args: Any) -> list[tuple[bytes, Block]]:
+        return [ready for ready in before(self, *args) if ready[1].first_offset % 7 != 5]
 
     return ShardScorer, "_in_order", in_order
 
 
-@_bug
+@bug
 def block_repeated() -> tuple[Any, str, Any]:
     before = ShardScorer._in_order
 
-    def in_order(self: ShardScorer, *args: Any) -> list[Block]:
-        return [b for b in before(self, *args) for _ in range(1 + (b.first_offset % 7 == 5))]
+    def in_order(self: ShardScorer, *args: Any) -> list[tuple[bytes, Block]]:
+        found = before(self, *args)
+        return [ready for ready in found for _ in range(1 + (ready[1].first_offset % 7 == 5))]
 
     return ShardScorer, "_in_order", in_order
 
 
-@_bug
+@bug
 def duplicate_accepted() -> tuple[Any, str, Any]:
     return shard_module, "link_of", _links_instead(Link.DUPLICATE)
 
 
-@_bug
+@bug
 def gap_accepted() -> tuple[Any, str, Any]:
     return shard_module, "link_of", _links_instead(Link.GAP)
 
 
-@_bug
+@bug
 def overlap_not_trimmed() -> tuple[Any, str, Any]:
     return Block, "after", lambda self, offset: self
 
 
-@_bug
+@bug
 def held_block_dropped() -> tuple[Any, str, Any]:
     before = ShardScorer._release
 
-    def release(self: ShardScorer, epoch: Any, cells: Any, outcome: Any) -> list[Block]:
+    def release(self: ShardScorer, epoch: Any, cells: Any, outcome: Any) -> list:
         ready = before(self, epoch, cells, outcome)
         cells.held.clear()
         epoch.held = 0
@@ -101,12 +80,12 @@ def held_block_dropped() -> tuple[Any, str, Any]:
     return ShardScorer, "_release", release
 
 
-@_bug
+@bug
 def gap_given_up_for_repeats() -> tuple[Any, str, Any]:
     """What the shard did once: a block that came again while it was held counted again."""
     before = ShardScorer._release
 
-    def release(self: ShardScorer, epoch: Any, cells: Any, outcome: Any) -> list[Block]:
+    def release(self: ShardScorer, epoch: Any, cells: Any, outcome: Any) -> list:
         policy, distinct = self._policy, len({bytes(data) for data in cells.held.read()})
         if distinct <= policy.held_blocks_max < epoch.held and distinct > 1:
             self._policy = replace(policy, held_blocks_max=distinct - 1)
@@ -117,7 +96,7 @@ def gap_given_up_for_repeats() -> tuple[Any, str, Any]:
     return ShardScorer, "_release", release
 
 
-@_bug
+@bug
 def gap_not_counted() -> tuple[Any, str, Any]:
     before = ShardScorer.process
 
@@ -129,7 +108,7 @@ def gap_not_counted() -> tuple[Any, str, Any]:
     return ShardScorer, "process", process
 
 
-@_bug
+@bug
 def rows_swapped() -> tuple[Any, str, Any]:
     before = Scorer._step_tile
 
@@ -142,7 +121,7 @@ def rows_swapped() -> tuple[Any, str, Any]:
     return Scorer, "_step_tile", step_tile
 
 
-@_bug
+@bug
 def scores_swapped() -> tuple[Any, str, Any]:
     before = Scorer._finish
 
@@ -153,33 +132,33 @@ def scores_swapped() -> tuple[Any, str, Any]:
     return Scorer, "_finish", finish
 
 
-@_bug
+@bug
 def order_lost_in_cut() -> tuple[Any, str, Any]:
-    def careless(block: Block, ends: np.ndarray, routing: str) -> Iterator[tuple[int, Block]]:
-        for shard, piece in cut(block, ends, routing):
+    def careless(block: Block, *args: Any) -> Iterator[tuple[int, Block]]:
+        for shard, piece in cut(block, *args):
             yield shard, piece.take(np.arange(len(piece))[::-1], piece.previous_end)
 
-    return world_module, "cut", careless
+    return readers_module, "cut", careless
 
 
-@_bug
+@bug
 def ends_not_saved() -> tuple[Any, str, Any]:
     def forgetful(position: Position) -> bytes:
         return encode_position(Position(position.next_offset, new_ends(len(position.ends))))
 
-    return world_module, "encode_position", forgetful
+    return readers_module, "encode_position", forgetful
 
 
-@_bug
+@bug
 def ends_of_all_shards_advanced() -> tuple[Any, str, Any]:
-    def careless(block: Block, ends: np.ndarray, routing: str) -> Iterator[tuple[int, Block]]:
-        yield from cut(block, ends, routing)
+    def careless(block: Block, ends: np.ndarray, *args: Any) -> Iterator[tuple[int, Block]]:
+        yield from cut(block, ends, *args)
         ends[:] = block.end_offset
 
-    return world_module, "cut", careless
+    return readers_module, "cut", careless
 
 
-@_bug
+@bug
 def stale_table_trusted() -> tuple[Any, str, Any]:
     before = ShardScorer._take
 
@@ -189,17 +168,17 @@ def stale_table_trusted() -> tuple[Any, str, Any]:
     return ShardScorer, "_take", take
 
 
-@_bug
+@bug
 def token_not_renewed() -> tuple[Any, str, Any]:
     before = ShardScorer.process
 
-    def process(self: ShardScorer, shard: int, block: Block, cells: Any, token: bytes) -> Any:
-        return before(self, shard, block, cells, b"constant")
+    def process(self: ShardScorer, shard: int, data: bytes, cells: Cells, token: bytes) -> Any:
+        return before(self, shard, data, cells, b"constant")
 
     return ShardScorer, "process", process
 
 
-@_bug
+@bug
 def segment_lost() -> tuple[Any, str, Any]:
     before = FusedBag.add
 
@@ -210,7 +189,7 @@ def segment_lost() -> tuple[Any, str, Any]:
     return FusedBag, "add", add
 
 
-@_bug
+@bug
 def segment_lost_unnoticed() -> tuple[Any, str, Any]:
     def careless(layout: Layout, segments: Iterable[bytes], first: int, end: int) -> list[Segment]:
         log = read_log(layout, segments, first, end)
@@ -219,7 +198,7 @@ def segment_lost_unnoticed() -> tuple[Any, str, Any]:
     return shard_module, "read_log", careless
 
 
-@_bug
+@bug
 def segments_read_in_the_order_of_the_bag() -> tuple[Any, str, Any]:
     def careless(layout: Layout, segments: Iterable[bytes], first: int, end: int) -> list[Segment]:
         log = read_log(layout, segments, first, end)
@@ -228,7 +207,7 @@ def segments_read_in_the_order_of_the_bag() -> tuple[Any, str, Any]:
     return shard_module, "read_log", careless
 
 
-@_bug
+@bug
 def snapshot_without_last_entity() -> tuple[Any, str, Any]:
     def careless(table: EntityTable, sequence: int) -> bytes:
         short = EntityTable(table.layout)
@@ -238,7 +217,7 @@ def snapshot_without_last_entity() -> tuple[Any, str, Any]:
     return shard_module, "snapshot_segment", careless
 
 
-@_bug
+@bug
 def row_of_another_not_zeroed() -> tuple[Any, str, Any]:
     """What the table did until the simulator found it: see `EntityTable.fill`."""
 
@@ -250,8 +229,8 @@ def row_of_another_not_zeroed() -> tuple[Any, str, Any]:
     return EntityTable, "fill", fill
 
 
-@_bug
-def entity_leaves_too_early() -> tuple[Any, str, Any]:
+@bug
+def any_entity_leaves() -> tuple[Any, str, Any]:
     def evict(self: Scorer, table: EntityTable) -> None:
         if self._policy.entity_ttl_s and len(table) > 1:
             table.retain(np.arange(1, len(table)))
@@ -259,7 +238,79 @@ def entity_leaves_too_early() -> tuple[Any, str, Any]:
     return Scorer, "evict", evict
 
 
-@_bug
+@bug
+def entity_leaves_one_ttl_too_early() -> tuple[Any, str, Any]:
+    before = Scorer.evict
+
+    def evict(self: Scorer, table: EntityTable) -> None:
+        policy = self._policy
+        self._policy = replace(policy, entity_ttl_s=policy.entity_ttl_s // 2)
+        before(self, table)
+        self._policy = policy
+
+    return Scorer, "evict", evict
+
+
+@bug
+def entity_never_leaves() -> tuple[Any, str, Any]:
+    return Scorer, "evict", lambda self, table: None
+
+
+@bug
+def entity_that_could_have_left_goes_on() -> tuple[Any, str, Any]:
+    """What the scorer did once: a score depended on when a snapshot had been written."""
+    before = Scorer._expired
+
+    def expired(self: Scorer, table: EntityTable, run: Any, events: np.ndarray) -> np.ndarray:
+        clocks, run.clock_us = run.clock_us, run.clock_us - (1 << 60)
+        found = before(self, table, run, events)
+        run.clock_us = clocks
+        return found
+
+    return Scorer, "_expired", expired
+
+
+@bug
+def one_entity_moves_the_clock() -> tuple[Any, str, Any]:
+    """The clock of a partition is the latest time of any entity, not of two."""
+
+    def advance(self: PartitionClock, time_us: np.ndarray, *args: Any) -> np.ndarray:
+        clock_us = np.maximum(np.maximum.accumulate(time_us), self.now_us)
+        self.now_us = self.latest_us = int(clock_us[-1])
+        return clock_us
+
+    return PartitionClock, "advance", advance
+
+
+@bug
+def blocks_before_a_jump_overtaken() -> tuple[Any, str, Any]:
+    """What a jump did once: it cut the chain, and blocks on their way came too late."""
+    before = Position.jump
+
+    def jump(self: Position, offset: int) -> None:
+        before(self, offset)
+        self.ends[:] = NOTHING_BEFORE
+
+    return Position, "jump", jump
+
+
+@bug
+def no_warm_up_behind_a_jump() -> tuple[Any, str, Any]:
+    return Scorer, "_warm_up_again", staticmethod(lambda table, partition: None)
+
+
+@bug
+def clocks_not_in_the_snapshot() -> tuple[Any, str, Any]:
+    def careless(table: EntityTable, sequence: int) -> bytes:
+        clocks, table.clocks = table.clocks, {}
+        data = snapshot_segment(table, sequence)
+        table.clocks = clocks
+        return data
+
+    return shard_module, "snapshot_segment", careless
+
+
+@bug
 def one_entity_too_many() -> tuple[Any, str, Any]:
     before = Scorer._places
 
@@ -275,12 +326,12 @@ def one_entity_too_many() -> tuple[Any, str, Any]:
     return Scorer, "_places", places
 
 
-@_bug
+@bug
 def old_policy_forgotten() -> tuple[Any, str, Any]:
     return Scorer, "under", lambda self, policies: self
 
 
-@_bug
+@bug
 def episode_lost_in_rebuild() -> tuple[Any, str, Any]:
     before = ShardScorer._rebuild
 
@@ -292,7 +343,7 @@ def episode_lost_in_rebuild() -> tuple[Any, str, Any]:
     return ShardScorer, "_rebuild", rebuild
 
 
-@_bug
+@bug
 def drift_counted_twice() -> tuple[Any, str, Any]:
     before = DriftWindows.add
 
@@ -305,13 +356,13 @@ def drift_counted_twice() -> tuple[Any, str, Any]:
     return DriftWindows, "add", add
 
 
-@_bug
+@bug
 def drift_lost_in_rebuild() -> tuple[Any, str, Any]:
     before = DriftWindows.from_bytes
     return DriftWindows, "from_bytes", lambda self, shard, data: before(self, shard, None)
 
 
-@_bug
+@bug
 def drift_reported_twice() -> tuple[Any, str, Any]:
     before = DriftWindows._report
 
@@ -325,7 +376,7 @@ def drift_reported_twice() -> tuple[Any, str, Any]:
     return DriftWindows, "_report", report
 
 
-@_bug
+@bug
 def loss_rounded_otherwise() -> tuple[Any, str, Any]:
     before = DriftWindows._report
 
@@ -336,7 +387,7 @@ def loss_rounded_otherwise() -> tuple[Any, str, Any]:
     return DriftWindows, "_report", report
 
 
-@_bug
+@bug
 def tables_never_leave_memory() -> tuple[Any, str, Any]:
     def keep(self: ShardScorer, shard: int, live: Any) -> None:
         self._live[shard] = live

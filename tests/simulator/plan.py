@@ -11,6 +11,8 @@ from random import Random
 
 from simulator.story import FLOOD, FLOOD_EVENTS, POLICIES, REGULARS, TTL_S
 
+from models.chain import SILENT_OFFSETS_MAX
+
 RUNNERS_HELD_MAX = 64  # held_blocks_max of a real job; no run without losses reaches it
 
 
@@ -63,6 +65,11 @@ class Plan:
     drops: float
     #: Most faults of all kinds.
     faults_max: int
+    #: Chances per action that a shard's snapshot is kept, that a new job starts from those.
+    snapshots: float
+    migrations: float
+    #: Offsets after which a shard without events is sent an empty block.
+    silent_offsets_max: int
 
     @property
     def is_lossless(self) -> bool:
@@ -77,13 +84,7 @@ class Plan:
             and len(self.policies) == 1
             and not self.spread
             and not self.entities_per_shard_max
-            and not self.ttl_us
         )
-
-    @property
-    def ttl_us(self) -> int:
-        """Longest time to live of the policies, 0 for none."""
-        return max(POLICIES[policy][0].entity_ttl_s for policy in self.policies) * 1_000_000
 
 
 def draw(seed: int) -> Plan:
@@ -138,7 +139,18 @@ def draw(seed: int) -> Plan:
         crashes=some(0.7, 0.15),
         quiet=some(0.25, 0.2),
         rewinds=some(0.1, 0.2),
-        truncations=some(0.06, 0.2),
+        truncations=some(0.2, 0.4),
         drops=0.3 * rng.random() if gives_up else 0.0,
         faults_max=rng.choice((1, 3, 6)),
+        **_draw_migrations(rng),
     )
+
+
+def _draw_migrations(rng: Random) -> dict[str, float]:
+    """Last, so that whatever is drawn before stays as it was when seeds were written down."""
+    migrates = rng.random() < 0.3
+    return {
+        "snapshots": (0.05 + 0.15 * rng.random()) * migrates,
+        "migrations": (0.02 + 0.06 * rng.random()) * migrates,
+        "silent_offsets_max": rng.choice((5, 30, SILENT_OFFSETS_MAX)),
+    }

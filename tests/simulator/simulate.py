@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from random import Random
 from simulator.book import Violation
 from simulator.plan import Plan, draw
 from simulator.story import Reference
-from simulator.world import PARALLELISM, World, log_bounds
+from simulator.world import PARALLELISM, World
 
 from models.errors import StreamgaugeError
 
@@ -46,6 +47,8 @@ class Pilot:
         world.discover()
         if rng.random() < plan.quiet:
             world.find_idle(rng.randrange(plan.shards))
+        if rng.random() < plan.snapshots:
+            world.keep_snapshot(rng.randrange(plan.shards))
         if self._faults_left and self._meets_fault():
             self._faults_left -= 1
             return
@@ -64,11 +67,17 @@ class Pilot:
             world.restore(rng.choice((0, 0, 1, 2)), parallelism, rng.random() < 0.5)
             return True
         if rng.random() < plan.rewinds:
-            world.rewind(rng.choice(list(world.positions)))
+            world.rewind(rng.choice(world.readers.partitions))
+            return True
+        if rng.random() < plan.migrations:
+            lost = [shard for shard in range(plan.shards) if rng.random() < 0.3]
+            world.migrate(rng.choice(PARALLELISM), lost)
             return True
         if rng.random() < plan.truncations:
             log = rng.choice(world.topic.partitions)
             world.truncate(log.number, rng.randint(log.low, max(log.low, log.end)))
+            if world.in_flight:  # what is behind the jump may overtake what is before it
+                world.delay(rng.randrange(len(world.in_flight)), rng.randint(2, 12))
             return True
         if len(plan.policies) > 1 and world.policy == plan.policies[0] and rng.random() < 0.05:
             world.change_policy(plan.policies[1])
@@ -109,9 +118,8 @@ def run(plan: Plan, reference: Reference) -> World:
     Raises:
         Violation: a promise was broken; any other of `FAILURES` is a violation as well.
     """
-    with log_bounds(plan.log_bytes_min):
-        world = World(plan, reference, Random(plan.seed * 2 + 1))
-        Pilot(world).fly()
+    world = World(plan, reference, Random(plan.seed * 2 + 1))
+    Pilot(world).fly()
     return world
 
 
@@ -137,13 +145,13 @@ def main() -> int:
     first, _, last = parser.parse_args().seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     reference = Reference()
+    gc.disable()  # a pipeline leaves no cycles, and the reference is large and stays
     began, began_cpu = time.monotonic(), time.process_time()
-    failed, events, early = 0, 0, 0
+    failed, events = 0, 0
     for done, seed in enumerate(seeds, 1):
         try:
             world = run(draw(seed), reference)
             events += len(world.topic)
-            early += world.ledger.left_early
         except FAILURES as error:
             failed += 1
             print(
@@ -159,7 +167,7 @@ def main() -> int:
                 f"{own:.0f} a minute of one core's time",
                 flush=True,
             )
-    print(f"{events} events; {early} entities left for their TTL too early by their own clock")
+    print(f"{events} events")
     return 1 if failed else 0
 
 

@@ -4,13 +4,15 @@ Every simulated entity plays a fixed script. The reference is a tree per entity:
 what the scorer said and remembered after a sequence of events, each under a policy. Events
 of one partition make a single path of it, computed once for all seeds by the real scorer
 on one table that nothing ever happens to; other paths (a gap that was given up, a change of
-policy, an entity that changed partitions) grow when a run takes them.
+policy, an entity that changed partitions) grow when a run takes them. In the reference
+the clock of a partition stands still, so that no entity restarts because of others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -23,7 +25,8 @@ from models.alerting import AlertPolicy
 from models.artifact import Artifact
 from models.block import NOTHING_BEFORE, Block
 from models.forecaster import Forecaster, ForecasterSpec
-from models.scorer import LATE, ScoredBlock, Scorer, ScoringPolicy, Transition
+from models.scored import ScoredBlock, Transition
+from models.scorer import LATE, Scorer, ScoringPolicy
 from models.table import EntityTable
 
 FEATURES, HIDDEN, LAGS = 2, 4, 2
@@ -31,6 +34,8 @@ REGULARS, EVENTS = 20, 24  # entities with a script of that many events
 FLOOD, FLOOD_EVENTS = 24, 2  # entities that come to fill the shards
 TTL_S = 600
 PATHS_MAX = 50_000  # nodes off the straight paths kept at once; they hold about a kB each
+WARM_UP = (-1, -1)  # stands for no event and no policy
+NEVER_FORGOTTEN_US = 1 << 62  # no clock is ever past it
 
 _SENSITIVE = AlertPolicy(once_in=6, k=1, n=2, close_once_in=4, close_after=2, critical_once_in=40)
 _CALM = AlertPolicy(once_in=10, k=2, n=3, close_once_in=5, close_after=3, critical_once_in=40)
@@ -44,7 +49,7 @@ POLICIES: tuple[tuple[ScoringPolicy, AlertPolicy], ...] = (
 BITS = np.dtype([("score", "<f4"), ("once_in", "<f4"), ("loss", "<f4"), ("verdict", "u1")])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Script:
     """The events of one entity, in the order in which it sends them."""
 
@@ -56,13 +61,18 @@ class Script:
     #: (K,) int64, ascending: when the event is sent.
     sent_us: np.ndarray
 
+    @cached_property
+    def times(self) -> list[int]:
+        """`time_us` as plain integers."""
+        return self.time_us.tolist()
+
 
 @dataclass(slots=True, eq=False)
 class Node:
     """An entity after some sequence of events, and what the last of them brought about."""
 
     script: int
-    #: Row bytes in the table, without where its episode opened; empty before the first event.
+    #: Row bytes, without what depends on the log and on others; empty before the first event.
     row: bytes = b""
     #: Event that opened the last episode; -1 for none.
     opened: int = -1
@@ -96,13 +106,15 @@ class Reference:
         found = node.after.get((event, policy))
         return found or self._grow(node, event, policy)
 
-    def straight(self, script: int, policy: int) -> list[Node]:
-        """The nodes of all events of a script, in order."""
-        nodes, node = [], self.roots[script]
-        for event in range(len(self.scripts[script].time_us)):
-            node = node.after[(event, policy)]
-            nodes.append(node)
-        return nodes
+    def warming(self, node: Node) -> Node:
+        """The same memory, of an entity that has to warm up again."""
+        rows = np.frombuffer(node.row, self.layout.dtype).copy()
+        if rows["seen"][0] <= 1:
+            return node
+        if (found := node.after.get(WARM_UP)) is None:
+            rows["seen"] = 1
+            found = node.after[WARM_UP] = replace(node, row=rows.tobytes(), after={})
+        return found
 
     def forget_other_paths(self) -> None:
         """Keep the straight paths only; between runs, so that memory stays bounded."""
@@ -118,6 +130,7 @@ class Reference:
             for event in range(EVENTS):
                 here = [i for i, s in enumerate(self.scripts) if event < len(s.time_us)]
                 before = [nodes[i] for i in here]
+                table.rows["clock_us"] = NEVER_FORGOTTEN_US
                 scored = scorer.step(table, _one_each([self.scripts[i] for i in here], event))
                 for i, node in zip(here, self._nodes(table, scored, before, event), strict=True):
                     nodes[i].after[(event, policy)] = node
@@ -129,6 +142,7 @@ class Reference:
         if node.row:
             rows = np.frombuffer(node.row, self.layout.dtype).copy()
             rows["episode_offset"] = node.opened + 1
+            rows["clock_us"] = NEVER_FORGOTTEN_US
             table.fill([script.name], rows)
         scored = self._scorers[policy].step(table, _one_each([script], event))
         [grown] = self._nodes(table, scored, [node], event)
@@ -149,7 +163,7 @@ class Reference:
             told.setdefault(transition.entity_id, []).append(msgspec.msgpack.encode(transition))
         rows = table.rows[table.find([script.name for script in scripts])]
         opened = rows["episode_offset"] - 1
-        blank_origin(rows)
+        blank_circumstances(rows)
         return [
             Node(
                 node.script,
@@ -173,9 +187,9 @@ def bits_of(scored: ScoredBlock) -> list[bytes]:
     return [data[at : at + BITS.itemsize] for at in range(0, len(data), BITS.itemsize)]
 
 
-def blank_origin(rows: np.ndarray) -> None:
-    """Clear where episodes opened, which depends on the log and not on the script."""
-    for name in ("episode_offset", "episode_partition", "episode_row"):
+def blank_circumstances(rows: np.ndarray) -> None:
+    """Clear where episodes opened and when others sent: of the log, not of the script."""
+    for name in ("episode_offset", "episode_partition", "episode_row", "clock_us", "partition"):
         rows[name] = 0
 
 
@@ -211,9 +225,11 @@ def _one_each(scripts: Sequence[Script], event: int) -> Block:
 
 def _regular(name: str, rng: np.random.Generator) -> Script:
     steps_s = rng.uniform(20, 100, EVENTS)
-    steps_s[rng.random(EVENTS) < 0.05] += 2.5 * TTL_S
-    sent_us = START_US + (np.cumsum(steps_s) * 1e6).astype(np.int64)
+    silent_s = (rng.random(EVENTS) < 0.08) * 2.5 * TTL_S
+    sent_us = START_US + (np.cumsum(steps_s + silent_s) * 1e6).astype(np.int64)
     late_us = (rng.random(EVENTS) < 0.08) * rng.integers(60, 300, EVENTS) * 1_000_000
+    # Behind half of all silences comes what the entity measured all the while.
+    late_us += ((rng.random(EVENTS) < 0.5) * silent_s * 1e6).astype(np.int64)
     features = rng.normal(size=(EVENTS, FEATURES))
     features[rng.random(EVENTS) < 0.15] *= 8  # surprises, so that episodes open and close
     features[rng.random((EVENTS, FEATURES)) < 0.05] = np.nan

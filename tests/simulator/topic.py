@@ -70,16 +70,18 @@ class Topic:
 
     def __init__(self, plan: Plan, scripts: list[Script], rng: Random) -> None:
         self.partitions = [Partition(i, plan.created[i]) for i in range(len(plan.created))]
-        #: Of each event: script, place in the script, partition, offset.
+        #: Of each event: script, place in the script, partition, offset, event time.
         self.script: list[int] = []
         self.place: list[int] = []
         self.partition: list[int] = []
         self.offset: list[int] = []
+        self.time_us: list[int] = []
         #: (partition, offset, row) -> event.
         self.named: dict[tuple[int, int, int], int] = {}
         #: (script, partition) -> its well-formed events in offset order.
         self.order: dict[tuple[int, int], list[int]] = {}
         self.bad: set[int] = set()
+        self._scripts = scripts
         self._fill(plan, scripts, rng)
 
     def __len__(self) -> int:
@@ -139,6 +141,7 @@ class Topic:
         self.place.append(place)
         self.partition.append(partition.number)
         self.offset.append(offset)
+        self.time_us.append(self._scripts[script].times[place] if script >= 0 else 0)
         self.named[(partition.number, offset, row)] = event
         return event
 

@@ -5,66 +5,44 @@
 
 Time is a counter, randomness one seeded generator, and every method either happens as a
 whole or, where it is told to fail, leaves nothing but what a dying worker leaves: stale
-memory and outputs that are already out. The methods are what may happen; `simulate` and
-the state machine choose when.
+memory and outputs that are already out. Snapshots of shards outlive a job: another one
+may start from them, each taken when it happened to be. The methods are what may happen;
+`simulate` and the state machine choose when.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from random import Random
 
-from simulator.book import DEAD, GIVEN_UP, OPEN, RETAINED_NOT, Book, Outputs
-from simulator.cells import NEVER_WRITTEN, Fuse, FusedValue, KeptCells, WorkerLost, keep, put_back
+from simulator.book import GIVEN_UP, OPEN, Outputs
+from simulator.cells import NEVER_WRITTEN, Fuse, WorkerLost, keep, put_back
+from simulator.kept import Checkpoint, Delivery, KeptSnapshot
 from simulator.ledger import Ledger
 from simulator.plan import Plan
+from simulator.readers import Readers
 from simulator.story import POLICIES, Reference
 from simulator.topic import Topic
 
-from models import shard as shard_module
-from models.block import decode_block, encode_block
-from models.chain import cut, new_ends
+from models.block import decode_block
 from models.drift_windows import DriftWindows
-from models.epoch import TOKEN_BYTES
-from models.position import Position, decode_position, encode_position
+from models.epoch import TOKEN_BYTES, decode_epoch
+from models.errors import StateFormatError
 from models.scorer import Scorer
 from models.shard import ShardPolicy, ShardScorer
+from models.snapshot import (
+    Origin,
+    decode_header,
+    decode_snapshot,
+    encode_snapshot,
+    start_offsets,
+)
 
 RETAINED = 3  # checkpoints that can be gone back to
 PARALLELISM = (1, 2, 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A block on its way to a shard."""
-
-    shard: int
-    data: bytes
-    #: Tick from which it can arrive.
-    ready: int
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One Python process: a scorer and what its memory holds."""
-
-    shards: ShardScorer
-    #: Epoch of each shard when it was last found idle, as the scoring step keeps it.
-    quiet: dict[int, bytes | None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
-    """Everything that the runner keeps, at one moment."""
-
-    positions: dict[int, bytes]
-    known: int
-    in_flight: tuple[Delivery, ...]
-    cells: tuple[KeptCells, ...]
-    book: Book
+QUIET_TICKS = 3  # a shard that nothing changed for so long reports its drift
 
 
 class World:
@@ -77,66 +55,47 @@ class World:
         self.topic = Topic(plan, reference.scripts, rng)
         self.ledger = Ledger(plan, self.topic, reference)
         self.outputs = Outputs()
+        self.readers = Readers(plan, self.topic, self.ledger, self.outputs)
         self.policy = plan.policies[0]
+        self.shard_policy = ShardPolicy(
+            plan.held_blocks_max, plan.tables_max, log_bytes_min=plan.log_bytes_min
+        )
         self.parallelism = 1
         self._artifact = reference.artifact
+        self._layout = reference.layout
+        self._origin = Origin("telemetry", plan.shards, plan.routing)
         self._fuse = Fuse()
-        self.positions: dict[int, FusedValue] = {}
-        self._known = 0
         self.in_flight: list[Delivery] = []
         self._delivered: deque[Delivery] = deque(maxlen=8)
         self._cells = [put_back(self._fuse, NEVER_WRITTEN) for _ in range(plan.shards)]
-        self.workers: dict[int, Worker] = {}
+        #: One scorer for all workers: it remembers nothing from one call to the next.
+        self._scorers: dict[int, Scorer] = {}
+        self.workers: dict[int, ShardScorer] = {}
         self.checkpoints: deque[Checkpoint] = deque(maxlen=RETAINED)
-        self.discover()
+        #: Newest snapshot of each shard that has any, and those that this job started from.
+        self._snapshots: dict[int, KeptSnapshot] = {}
+        self._started_from: dict[int, bytes] = {}
+        self.readers.begin({}, self.now)
         self.checkpoint()
 
     # The source.
 
     def discover(self) -> None:
-        """Find the partitions that exist by now; new ones are read from their beginning."""
-        for partition in self.topic.partitions[self._known :]:
-            if partition.created > self.now:
-                break
-            self._count_retained_not(partition.number, 0, partition.low)
-            fresh = Position(partition.low, new_ends(self.plan.shards))
-            value = FusedValue(self._fuse, encode_position(fresh))
-            self.positions[partition.number] = value
-            self._known += 1
+        """Find the partitions that exist by now."""
+        self.readers.discover(self.now)
 
     def readable(self) -> list[int]:
         """Partitions with messages that were not read yet."""
-        return [
-            number
-            for number, value in self.positions.items()
-            if self.topic.partitions[number].there(self._next_offset(value), self.now)
-        ]
+        return self.readers.readable(self.now)
 
     def poll(self, partition: int, counts: list[int]) -> None:
         """Read blocks of at most that many messages each, cut them, and send the pieces."""
-        log, value = self.topic.partitions[partition], self.positions[partition]
-        at = decode_position(value.read(), self.plan.shards)
-        for count in counts:
-            if at.next_offset < log.low:
-                self._count_retained_not(partition, at.next_offset, log.low)
-                at.next_offset = log.low
-            if not log.there(at.next_offset, self.now):
-                break
-            block, bad, end = log.read(at.next_offset, count, self.now)
-            for shard, piece in cut(block, at.ends, self.plan.routing):
-                self.in_flight.append(Delivery(shard, encode_block(piece), self.now))
-            for event in bad:
-                self.ledger.book.fate[event] = DEAD
-            self.outputs.dead.update(bad)
-            at.next_offset = end
-        value.write(encode_position(at))
+        pieces = self.readers.poll(partition, counts, self.now)
+        self.in_flight += [Delivery(shard, data, self.now) for shard, data in pieces]
 
     def rewind(self, partition: int) -> None:
-        """The runner restarts a source from scratch (apache/beam#30903); shards know better."""
-        log = self.topic.partitions[partition]
-        self._count_retained_not(partition, 0, log.low)
-        fresh = Position(log.low, new_ends(self.plan.shards))
-        self.positions[partition].write(encode_position(fresh))
+        """The runner restarts the source of a partition from scratch."""
+        self.readers.rewind(partition)
 
     def truncate(self, partition: int, low: int) -> None:
         """Retention takes the messages below `low`, read or not."""
@@ -216,17 +175,15 @@ class World:
         return True
 
     def find_idle(self, shard: int) -> None:
-        """The idle timer of the scoring step fires; see `ScoreBlocks.when_idle`."""
-        worker, cells = self.worker_of(shard), self._cells[shard]
-        now = cells.epoch.read()
-        if now is None:
+        """The timer of the scoring step fires for a shard that it knows."""
+        cells = self._cells[shard]
+        if cells.epoch.value is None:
             return
-        if worker.quiet.get(shard) == now:
-            self._flush(shard)
-            now = cells.epoch.read()
-        worker.quiet[shard] = now
+        worker, token = self.worker_of(shard), self.rng.randbytes(TOKEN_BYTES)
+        reports = worker.flush_if_quiet(shard, cells, token, self.now, QUIET_TICKS)
+        self._take_reports(shard, reports)
 
-    def worker_of(self, shard: int) -> Worker:
+    def worker_of(self, shard: int) -> ShardScorer:
         """The worker of a shard: equal ranges, as with key groups."""
         number = self.worker_number(shard)
         if number not in self.workers:
@@ -241,7 +198,7 @@ class World:
         """A worker dies; the one that takes its place has no memory."""
         self.workers.pop(number, None)
 
-    # Checkpoints.
+    # Checkpoints and snapshots.
 
     def checkpoint(self) -> None:
         """Keep a consistent state of everything."""
@@ -265,48 +222,102 @@ class World:
         self.policy = policy
         self.restore(0, self.parallelism, loses_memory=True)
 
+    def keep_snapshot(self, shard: int) -> None:
+        """A timer keeps the snapshot of a shard; it stays whatever becomes of the job."""
+        cells, kept = self._cells[shard], self._snapshots.get(shard)
+        if cells.epoch.value is None or (kept and kept.epoch == cells.epoch.value):
+            return
+        snapshot = self.worker_of(shard).take_snapshot(shard, cells)
+        self.ledger.check_table(shard, snapshot.table, self.policy)
+        data = encode_snapshot(snapshot, self._origin)
+        self._snapshots[shard] = KeptSnapshot(cells.epoch.value, data, self.ledger.book.copy())
+
+    @property
+    def has_snapshots(self) -> bool:
+        """Whether any shard has kept one."""
+        return bool(self._snapshots)
+
+    def migrate(self, parallelism: int, lost: Collection[int]) -> None:
+        """A new job starts from the newest snapshots; nothing else is left of the old one.
+
+        Those of the shards `lost` are not there, as if none had been kept yet.
+        """
+        kept = self._snapshots = {s: one for s, one in self._snapshots.items() if s not in lost}
+        headers = [decode_header(snapshot.data, str(shard)) for shard, snapshot in kept.items()]
+        try:
+            starts = start_offsets(headers)
+        except StateFormatError:
+            self.ledger.require(not self.plan.is_lossless, "snapshots do not fit together")
+            return
+        self._started_from = {shard: snapshot.data for shard, snapshot in kept.items()}
+        for shard, events in enumerate(self.ledger.events_of):
+            to = kept[shard].book if shard in kept else None
+            self.ledger.book.go_back(shard, events, to)
+        self.readers.begin(starts, self.now)
+        self._cells = [put_back(self._fuse, NEVER_WRITTEN) for _ in range(self.plan.shards)]
+        self.parallelism = parallelism
+        self.workers, self.in_flight = {}, []
+        self._delivered.clear()
+        self.checkpoints.clear()
+        self.checkpoint()
+
+    def change_log_bound(self, log_bytes_min: int) -> None:
+        """The job is started again with another bound on logs: snapshots come sooner or later."""
+        self.shard_policy = replace(self.shard_policy, log_bytes_min=log_bytes_min)
+        self.restore(0, self.parallelism, loses_memory=True)
+
     # The end.
 
     def is_done(self) -> bool:
         """Everything was sent, read and delivered."""
-        if self.in_flight or self._known < len(self.topic.partitions):
-            return False
-        logs = self.topic.partitions
-        return all(self._next_offset(v) >= logs[p].end for p, v in self.positions.items())
+        return not self.in_flight and self.readers.is_done()
 
     def finish(self) -> None:
         """Input ends: report all drift, rebuild all tables, and check what is left."""
         self.workers = {}
         for shard in range(self.plan.shards):
             self._close(shard)
-            self._flush(shard)
+            self._start(shard)
+            token = self.rng.randbytes(TOKEN_BYTES)
+            reports = self.worker_of(shard).flush_drift(shard, self._cells[shard], token)
+            self._take_reports(shard, reports)
         self.ledger.check_end(self.outputs)
 
     def _close(self, shard: int) -> None:
         """A lost block that no other of its chain followed could not be missed by anyone."""
         book, topic = self.ledger.book, self.topic
-        for event in self.ledger.events_of(shard) if self.plan.drops else ():
-            reached = book.reached.get((shard, topic.partition[event]), 0)
-            if book.fate[event] == OPEN and topic.offset[event] >= reached:
+        reached = book.read(shard).reached
+        for event in self.ledger.events_of[shard] if self.plan.drops else ():
+            end, _ = reached.get(topic.partition[event], (0, 0))
+            if book.fate[event] == OPEN and topic.offset[event] >= end:
                 book.fate[event] = GIVEN_UP
 
     def _score_one(self, delivery: Delivery) -> Outputs:
         shard, cells = delivery.shard, self._cells[delivery.shard]
         worker = self.worker_of(shard)
-        had = self._entities(shard)
         waiting = self._waiting(delivery)
+        self._start(shard)
         token = self.rng.randbytes(TOKEN_BYTES)
-        outcome = worker.shards.process(shard, decode_block(delivery.data), cells, token)
-        live = worker.shards._live[shard]
+        outcome = worker.process(shard, delivery.data, cells, token)
+        live = worker._live[shard]
         is_full = len(waiting) > self.plan.held_blocks_max
         self.ledger.require(
             is_full or not outcome.desyncs, f"gap given up, {len(waiting)} blocks behind it"
         )
-        emitted = self.ledger.follow(shard, outcome, live.table, self.policy, had)
-        self.ledger.check_bounds(shard, cells, live)
-        tables = len(worker.shards._live)
+        emitted = self.ledger.follow(shard, outcome, live.table, self.policy)
+        self.ledger.check_bounds(shard, cells, live, self.shard_policy)
+        if live.epoch.log_bytes == 0 and any(len(scored.block) for scored in outcome.scored):
+            self.ledger.check_nobody_overstays(shard, self.policy)
+        tables = len(worker._live)
         self.ledger.require(tables <= self.plan.tables_max, f"{tables} tables in memory")
         return emitted
+
+    def _start(self, shard: int) -> None:
+        """Give a shard without state the snapshot that the job was started from."""
+        cells, data = self._cells[shard], self._started_from.get(shard)
+        if cells.epoch.value is None and data is not None:
+            snapshot = decode_snapshot(data, str(shard), self._layout, self._origin)
+            self.worker_of(shard).start_from(snapshot, cells, self.rng.randbytes(TOKEN_BYTES))
 
     def _waiting(self, arriving: Delivery) -> set[tuple[int, int, int]]:
         """The blocks that would be held back behind gaps with `arriving`, each once."""
@@ -316,76 +327,50 @@ class World:
         blocks = [decode_block(data) for data in held]
         return {(b.partition, b.first_offset, b.end_offset) for b in blocks}
 
-    def _entities(self, shard: int) -> set[str]:
-        """Entities that the shard's table should hold."""
-        scripts = self.ledger._reference.scripts
-        return {scripts[one].name for at, one in self.ledger.book.stands if at == shard}
-
-    def _flush(self, shard: int) -> None:
-        worker, cells = self.worker_of(shard), self._cells[shard]
-        reports = worker.shards.flush_drift(shard, cells, self.rng.randbytes(TOKEN_BYTES))
+    def _take_reports(self, shard: int, reports: list) -> None:
         emitted = Outputs()
         self.ledger.take_reports(shard, reports, emitted)
         self._emit(emitted)
-        live = worker.shards._live[shard]
-        self.ledger.check_table(shard, live.table, self.policy)
-        self.ledger.check_bounds(shard, cells, live)
+        live, epoch = self.worker_of(shard)._live.get(shard), self._cells[shard].epoch.value
+        if live is not None and live.epoch.token == decode_epoch(epoch).token:
+            self.ledger.check_table(shard, live.table, self.policy)
+            self.ledger.check_bounds(shard, self._cells[shard], live, self.shard_policy)
 
     def _emit(self, outputs: Outputs) -> None:
         out = self.outputs
-        out.scored |= outputs.scored
-        out.aside |= outputs.aside
         if self.plan.is_pure:
-            for key in out.alerts.keys() & outputs.alerts.keys():
-                is_same = out.alerts[key] == outputs.alerts[key]
-                self.ledger.require(is_same, f"alert {key} was sent twice, and differs")
+            for before, now in ((out.alerts, outputs.alerts), (out.scored, outputs.scored)):
+                for key in before.keys() & now.keys():
+                    is_same = before[key] == now[key]
+                    self.ledger.require(is_same, f"{key} was sent twice, and differs")
+            both = (out.aside | outputs.aside) & (out.scored.keys() | outputs.scored.keys())
+            self.ledger.require(not both, f"{sorted(both)[:3]} were both scored and set aside")
+        out.scored.update(outputs.scored)
+        out.aside |= outputs.aside
         out.alerts.update(outputs.alerts)
         out.reports.update(outputs.reports)
 
     def _keep(self) -> Checkpoint:
         return Checkpoint(
-            {number: value.value for number, value in self.positions.items()},
-            self._known,
+            self.readers.keep(),
             tuple(self.in_flight),
             tuple(keep(cells) for cells in self._cells),
             self.ledger.book.copy(),
         )
 
     def _restore(self, kept: Checkpoint) -> None:
-        self.positions = {n: FusedValue(self._fuse, data) for n, data in kept.positions.items()}
-        self._known = kept.known
+        self.readers.put_back(kept.positions)
         self.in_flight = list(kept.in_flight)
         self._cells = [put_back(self._fuse, cells) for cells in kept.cells]
         self.ledger.book = kept.book.copy()
 
-    def _new_worker(self) -> Worker:
-        scoring, alerts = POLICIES[self.policy]
-        scoring = replace(scoring, entities_per_shard_max=self.plan.entities_per_shard_max)
-        shards = ShardScorer(
-            Scorer(self._artifact, scoring, alerts),
+    def _new_worker(self) -> ShardScorer:
+        if self.policy not in self._scorers:
+            scoring, alerts = POLICIES[self.policy]
+            scoring = replace(scoring, entities_per_shard_max=self.plan.entities_per_shard_max)
+            self._scorers[self.policy] = Scorer(self._artifact, scoring, alerts)
+        return ShardScorer(
+            self._scorers[self.policy],
             DriftWindows(self._artifact.drift_reference, self.plan.window_s),
-            ShardPolicy(self.plan.held_blocks_max, self.plan.tables_max),
+            self.shard_policy,
         )
-        return Worker(shards, {})
-
-    def _next_offset(self, value: FusedValue) -> int:
-        return decode_position(value.read(), self.plan.shards).next_offset
-
-    def _count_retained_not(self, partition: int, first: int, end: int) -> None:
-        """Events that retention took before they were read."""
-        book, topic = self.ledger.book, self.topic
-        for event in range(len(topic)):
-            is_inside = first <= topic.offset[event] < end
-            if topic.partition[event] == partition and is_inside and book.fate[event] == OPEN:
-                book.fate[event] = RETAINED_NOT
-
-
-@contextmanager
-def log_bounds(log_bytes_min: int) -> Iterator[None]:
-    """Small bounds on a shard's log, so that snapshots happen within few events."""
-    before = shard_module.LOG_BYTES_MIN
-    shard_module.LOG_BYTES_MIN = log_bytes_min
-    try:
-        yield
-    finally:
-        shard_module.LOG_BYTES_MIN = before

@@ -160,13 +160,17 @@ class Seen:
 
     def rate(self, skipped: float = 0.2) -> float:
         """Scores a second, from when this share of them had come."""
-        sent, latency = np.concatenate(self.sent_us), np.concatenate(self.latency_ms)
+        parts = len(self.latency_ms)  # the thread that reads adds to both, this one last
+        sent = np.concatenate(self.sent_us[:parts])
+        latency = np.concatenate(self.latency_ms[:parts])
         came_s = np.sort(sent / 1e6 + latency / 1e3)[int(skipped * len(sent)) :]
         return len(came_s) / (came_s[-1] - came_s[0])
 
     def between(self, start_us: int, end_us: int) -> dict[str, float]:
         """Percentiles of the latency of events sent in this stretch, in ms."""
-        sent, latency = np.concatenate(self.sent_us), np.concatenate(self.latency_ms)
+        parts = len(self.latency_ms)  # the thread that reads adds to both, this one last
+        sent = np.concatenate(self.sent_us[:parts])
+        latency = np.concatenate(self.latency_ms[:parts])
         mine = latency[(sent >= start_us) & (sent < end_us)]
         assert len(mine), "no event was scored in this stretch"
         p50, p95, p99 = np.percentile(mine, [50, 95, 99]).round(1).tolist()
