@@ -99,6 +99,8 @@ class Scorer:
 
     def step(self, table: EntityTable, block: Block) -> ScoredBlock:
         """Score `block` and advance `table` in place."""
+        if not len(block) and not block.jumps:
+            return self._finish(_Run(block, np.empty(0, np.int64), np.empty(0, np.int64)))
         clock = table.clocks.setdefault(block.partition, PartitionClock())
         if block.jumps > clock.jumps:
             clock.jumps = block.jumps

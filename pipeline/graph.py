@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 
 from models.artifact import Artifact
+from models.errors import ConfigError
 from models.shard import ShardPolicy
 from models.snapshot import Origin
 from pipeline.config import Config, parse_start
@@ -35,6 +36,7 @@ from transforms.score import (
     ScoringSpec,
     StateSpec,
 )
+from transforms.state import newest_snapshots
 from transforms.write import WriteTopic
 
 
@@ -105,15 +107,25 @@ def origin(config: Config) -> Origin:
 
 def live_state(config: Config, start_from: str | None = None) -> StateSpec:
     """Where the live job keeps its snapshots; and the folder that it starts from, if any."""
-    folder = state_folder(config)
-    return StateSpec(origin(config), folder, config.state.every_s, start_from)
+    return _state(config, start_from, state_folder(config))
 
 
 def replay_state(
     config: Config, start_from: str | None = None, keep_in: str | None = None
 ) -> StateSpec:
     """Snapshots of a replay: never those of the live job, and kept when its input ends."""
-    return StateSpec(origin(config), keep_in, config.state.every_s, start_from)
+    return _state(config, start_from, keep_in)
+
+
+def _state(config: Config, start_from: str | None, keep_in: str | None) -> StateSpec:
+    if start_from is not None and start_from == keep_in:
+        raise ConfigError(
+            f"--state: must not be the folder that the job itself writes to, {keep_in}; "
+            "make a copy with `streamgauge state export`"
+        )
+    # Named one by one now: what a folder holds later must not change where a shard starts.
+    files = newest_snapshots(start_from) if start_from else {}
+    return StateSpec(origin(config), keep_in, config.state.every_s, files)
 
 
 def state_folder(config: Config) -> str | None:

@@ -26,7 +26,7 @@ def one_by_one(events):
 
 
 @given(EVENTS, st.integers(0, 30))
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_it_is_the_second_highest_time_however_the_log_is_cut(events, cut):
     clock = PartitionClock()
     parts = [part for part in (events[:cut], events[cut:]) if part]

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from artifacts import make_artifact
-from blocks import START_US, STEP_US
+from blocks import START_US, STEP_US, make_block, new_cells
 
 from models import artifact as artifacts
+from models.block import encode_block
 from models.errors import ConfigError, StateDamagedError, StateFormatError
 from models.series import Series
 from pipeline import graph, stored
 from pipeline.config import from_dict
 from pipeline.replay import run_in_process
+from transforms.keys import shard_keys
 from transforms.replay import ReplayArchive, write_archive
+from transforms.score import ScoreBlocks
 
 EVENTS, HALF, SHARDS = 300, 130, 3
 NAMES = ("a", "b", "c", "d", "known-0")
@@ -164,3 +167,36 @@ def test_a_job_that_keeps_no_snapshots_has_nothing_to_export(artifact, tmp_path)
     without = from_dict({"artifact": "unused"})
     with pytest.raises(ConfigError, match=r"state\.folder: must be set"):
         stored.export(without, artifact, tmp_path / "out")
+
+
+def test_a_job_does_not_start_from_the_folder_that_it_writes_to(config):
+    folder = graph.state_folder(config)
+    with pytest.raises(ConfigError, match="must not be the folder that the job itself writes to"):
+        graph.live_state(config, start_from=folder)
+
+
+class Timer:
+    """Remembers whether it was set."""
+
+    is_set = False
+
+    def set(self, when: object) -> None:
+        self.is_set = True
+
+
+def test_no_snapshot_is_kept_of_what_is_not_out_yet(config, artifact, tmp_path):
+    state = graph.replay_state(config, keep_in=str(tmp_path / "kept"))
+    step = ScoreBlocks(graph.scoring(config, artifact, state, is_live=True)._spec)
+    step.setup()
+    cells, beat = new_cells(), Timer()
+    key = shard_keys(SHARDS, 128)[0]
+    given = (cells.epoch, cells.log, cells.held, cells.drift)
+    step.start_bundle()
+    list(step.process((key, encode_block(make_block(["a"] * 5))), *given, Timer(), beat))
+    beat.is_set = False
+    assert list(step.on_beat(key, *given, beat)) == []
+    assert beat.is_set, "it must come back"
+    assert not (tmp_path / "kept").exists()
+    step.start_bundle()
+    assert len(list(step.on_beat(key, *given, beat))) == 1  # the health report
+    assert len(list((tmp_path / "kept").glob("shard-00000.*.parquet"))) == 1

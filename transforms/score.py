@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,10 @@ from transforms.drift import encode_drift_report
 from transforms.health import encode_health
 from transforms.keys import slot_of
 from transforms.scores import encode_scores
-from transforms.state import read_snapshot_of, write_snapshot
+from transforms.state import read_file, write_snapshot
 
+# A snapshot waits this long when the shard's outputs are still on their way, seconds.
+RETRY_S = 0.5
 TRANSITIONS, DRIFT, DEAD_LETTERS, HEALTH = "transitions", "drift", "dead_letters", "health"
 _TRANSITION = msgspec.msgpack.Encoder()
 
@@ -59,8 +61,8 @@ class StateSpec:
     #: Folder for snapshots; None keeps none.
     keep_in: str | None
     every_s: float
-    #: Folder of the snapshots to start from; None starts with nothing remembered.
-    start_from: str | None
+    #: Path of the snapshot that each shard starts from; others start with nothing remembered.
+    start_from: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,9 @@ class ScoreBlocks(beam.DoFn):
         )
         self._kept: dict[int, tuple[float, bytes]] = {}  # shard -> when, and its epoch then
 
+    def start_bundle(self) -> None:
+        self._changed: set[int] = set()  # shards, in this bundle
+
     def process(
         self,
         element: tuple[bytes, bytes],
@@ -148,6 +153,7 @@ class ScoreBlocks(beam.DoFn):
             end.set(GlobalWindow().max_timestamp())
             self._arm(beat)
             self._start(slot_of(key), cells)
+        self._changed.add(slot_of(key))
         outcome = self._shards.process(slot_of(key), data, cells, _token())
         self._count(outcome)
         for scored in outcome.scored:
@@ -183,26 +189,31 @@ class ScoreBlocks(beam.DoFn):
         yield from self._reports(
             self._shards.flush_if_quiet(shard, cells, _token(), now_s, spec.drift_window_s)
         )
-        when_s, kept = self._kept.get(shard, (-spec.state.every_s, b""))
-        found = epoch.read()
-        if spec.state.keep_in and found != kept and now_s - when_s >= spec.state.every_s:
+        if self._is_due(shard, epoch.read(), now_s):
+            if shard in self._changed:  # what this bundle says of it is not out yet
+                self._arm(beat, RETRY_S)
+                return
             self._keep(shard, cells)
-            self._kept[shard] = now_s, found
+            self._kept[shard] = now_s, epoch.read()
         snapshot = self._shards.take_snapshot(shard, cells)
         yield TaggedOutput(HEALTH, encode_health(spec.topic, snapshot, _now_ms()))
         self._arm(beat)
 
-    def _arm(self, beat: Any) -> None:
+    def _arm(self, beat: Any, delay_s: float | None = None) -> None:
         if self._spec.is_live:
-            beat.set(Timestamp.now() + Duration(self._spec.health_interval_s))
+            beat.set(Timestamp.now() + Duration(delay_s or self._spec.health_interval_s))
+
+    def _is_due(self, shard: int, epoch: bytes, now_s: float) -> bool:
+        """Whether the shard has changed since its last snapshot, and that is long enough ago."""
+        state = self._spec.state
+        when_s, kept = self._kept.get(shard, (-state.every_s, b""))
+        return state.keep_in is not None and epoch != kept and now_s - when_s >= state.every_s
 
     def _start(self, shard: int, cells: Cells) -> None:
         """Give a shard without state the snapshot that the job was told to start from."""
         state = self._spec.state
-        found = read_snapshot_of(state.start_from, shard) if state.start_from else None
-        if found is not None:
-            path, data = found
-            snapshot = decode_snapshot(data, path, self._shards.layout, state.origin)
+        if path := state.start_from.get(shard):
+            snapshot = decode_snapshot(read_file(path), path, self._shards.layout, state.origin)
             self._shards.start_from(snapshot, cells, _token())
 
     def _keep(self, shard: int, cells: Cells) -> None:

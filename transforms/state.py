@@ -37,12 +37,6 @@ def newest_snapshots(folder: str) -> dict[int, str]:
     return {_shard_of(path): path for path in _paths_of(folder, "shard-*")}
 
 
-def read_snapshot_of(folder: str, shard: int) -> tuple[str, bytes] | None:
-    """The newest snapshot of `shard`, its path first; None if there is none."""
-    paths = _paths_of(folder, f"shard-{shard:05d}.*")
-    return (paths[-1], read_file(paths[-1])) if paths else None
-
-
 def read_file(path: str) -> bytes:
     """All bytes of a file.
 
