@@ -12,9 +12,14 @@ from models.kernel import TILES
 SEQUENCES_MAX = 6
 SEQUENCE_EVENTS_MIN = 8  # shorter ones do not pay for being set up
 
+FEW_EVENTS = 64  # below this plain Python is faster than a dozen calls of numpy
+
 
 def waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
     """Split `events` so that each wave holds every row at most once, in offset order."""
+    if len(events) <= FEW_EVENTS:
+        yield from _few_waves(place[events].tolist(), events.tolist())
+        return
     by_row = events[np.argsort(place[events], kind="stable")]
     rows = place[by_row]
     starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else rows
@@ -23,6 +28,17 @@ def waves(place: np.ndarray, events: np.ndarray) -> Iterator[np.ndarray]:
     order = np.argsort(rank, kind="stable")
     cuts = np.flatnonzero(np.diff(rank[order])) + 1
     yield from (np.sort(wave) for wave in np.split(by_row[order], cuts) if len(wave))
+
+
+def _few_waves(rows: list[int], events: list[int]) -> Iterator[np.ndarray]:
+    found: list[list[int]] = []
+    turns: dict[int, int] = {}
+    for row, event in zip(rows, events, strict=True):
+        turn = turns[row] = turns.get(row, -1) + 1
+        if turn == len(found):
+            found.append([])
+        found[turn].append(event)
+    yield from map(np.array, found)
 
 
 def sequences(place: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

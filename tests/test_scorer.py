@@ -10,7 +10,7 @@ from models.alerting import AlertPolicy
 from models.errors import ConfigError
 from models.scorer import Scorer, ScoringPolicy
 from models.table import EntityTable
-from models.tiles import waves
+from models.tiles import FEW_EVENTS, _few_waves, waves
 
 EAGER = AlertPolicy(once_in=50, close_once_in=5, k=2, n=3, close_after=5, critical_once_in=1e8)
 
@@ -38,6 +38,19 @@ def test_waves_hold_each_row_once_and_keep_offset_order():
     place = np.array([5, 5, 2, 5, 2, 9])
     found = [wave.tolist() for wave in waves(place, np.arange(6))]
     assert found == [[0, 2, 5], [1, 4], [3]]
+
+
+def test_few_and_many_events_make_the_same_waves():
+    rng = np.random.default_rng(0)
+    for count in (0, 1, FEW_EVENTS, FEW_EVENTS + 1, 500):
+        place = rng.integers(0, 9, count)
+        events = np.flatnonzero(rng.random(count) < 0.9)
+        few = [wave.tolist() for wave in _few_waves(place[events].tolist(), events.tolist())]
+        # By definition: the n-th wave holds the n-th event of every row.
+        turn = [int((place[events[:i]] == place[e]).sum()) for i, e in enumerate(events)]
+        expected = [events[np.array(turn) == n].tolist() for n in range(max(turn, default=-1) + 1)]
+        assert few == expected
+        assert [wave.tolist() for wave in waves(place, events)] == expected
 
 
 def test_no_events_nowaves():
