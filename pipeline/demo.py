@@ -27,7 +27,7 @@ from pipeline.replay import Replay, run_in_process
 from pipeline.report import ReportData, render
 from pipeline.summary import ScoredSeries, episodes_of, incidents_of, summarise
 from transforms import files
-from transforms.outgoing import decode_outgoing
+from transforms.outgoing import Outgoing
 from transforms.replay import ReplayArchive, write_archive
 
 #: `demo.yaml`, the artifact it names, and a sample in the Parquet layout with its licence.
@@ -84,8 +84,8 @@ def _replayed(
     write_archive(archive, sample.series, settings.scoring.shards, settings.flink.max_parallelism)
     with progress("scoring", sample.events, tell) as advance:
 
-        def listen(kind: str, message: bytes) -> None:
-            value = decode_outgoing(message).value
+        def listen(kind: str, message: Outgoing) -> None:
+            value = message.value
             if kind == files.SCORES:
                 with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
                     advance(sum(batch.num_rows for batch in reader))

@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from transforms.outgoing import Outgoing, decode_outgoing
 from transforms.score import StateSpec
 
 #: Called with a kind of `transforms.files` and a message on its way to the files.
-Listener = Callable[[str, bytes], None]
+Listener = Callable[[str, Outgoing], None]
 
 # Who is told. A step travels to its worker as bytes and cannot carry a function of this
 # call; in one process the module is the same.
@@ -110,8 +111,9 @@ class Overhear(beam.DoFn):
 
     def process(self, element: bytes) -> Iterator[bytes]:
         """Tell, then pass on."""
-        for listener in _listeners:
-            listener(self._kind, element)
+        for message in decode_outgoing(element) if _listeners else ():
+            for listener in _listeners:
+                listener(self._kind, message)
         yield element
 
 
@@ -186,7 +188,7 @@ def _dead_letters(directory: Path) -> list[dict[str, Any]]:
 
 
 def _messages(directory: Path, kind: str) -> Iterator[Outgoing]:
-    return map(decode_outgoing, files.read_parts(directory, kind))
+    return chain.from_iterable(map(decode_outgoing, files.read_parts(directory, kind)))
 
 
 def _make_anew(directory: Path) -> None:

@@ -6,6 +6,8 @@ text headers, in the manner of Kafka Connect's error headers (KIP-298).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from models.block import Block
 from models.decode import DeadLetter
 from transforms.outgoing import Outgoing, encode_outgoing
@@ -18,8 +20,12 @@ def dead_letter_id(topic: str, letter: DeadLetter) -> str:
     return f"{topic}/{letter.partition}/{letter.offset}/{letter.row}"
 
 
-def encode_dead_letter(topic: str, letter: DeadLetter) -> bytes:
-    """The message for the dead-letter topic about an event of `topic`."""
+def encode_dead_letters(topic: str, letters: Sequence[DeadLetter]) -> bytes:
+    """The messages for the dead-letter topic about events of `topic`."""
+    return encode_outgoing(*(_message(topic, letter) for letter in letters))
+
+
+def _message(topic: str, letter: DeadLetter) -> Outgoing:
     about = {
         "id": dead_letter_id(topic, letter),
         "reason": letter.reason,
@@ -31,7 +37,7 @@ def encode_dead_letter(topic: str, letter: DeadLetter) -> bytes:
     }
     headers = [(PREFIX + name, str(value).encode()) for name, value in about.items()]
     key = f"{letter.partition}/{letter.offset}".encode()
-    return encode_outgoing(Outgoing(key, letter.payload, headers, 0))
+    return Outgoing(key, letter.payload, headers, 0)
 
 
 def set_aside(block: Block, reason: str) -> list[DeadLetter]:

@@ -1,4 +1,8 @@
-"""What leaves for a topic: key, value and headers, as bytes between steps."""
+"""What leaves for a topic: key, value and headers, as bytes between steps.
+
+An element holds any number of messages: each hop between two steps costs as much as a
+message does, and a flood of dead letters would be one of hops.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,14 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Outgoing)
+_DECODER = msgspec.msgpack.Decoder(list[Outgoing])
 
 
-def encode_outgoing(message: Outgoing) -> bytes:
-    """The bytes of `message` between two steps."""
-    return _ENCODER.encode(message)
+def encode_outgoing(*messages: Outgoing) -> bytes:
+    """The bytes of `messages` between two steps."""
+    return _ENCODER.encode(messages)
 
 
-def decode_outgoing(data: bytes) -> Outgoing:
+def decode_outgoing(data: bytes) -> list[Outgoing]:
     """Read what `encode_outgoing` wrote."""
     return _DECODER.decode(data)

@@ -35,7 +35,7 @@ from models.decode import Decoder
 from models.event_rules import DecodeLimits
 from models.position import NO_TOPIC_ID, Position, decode_position, encode_position
 from models.schema import Schema
-from transforms.dead_letters import encode_dead_letter
+from transforms.dead_letters import encode_dead_letters
 from transforms.kafka import (
     KafkaAccess,
     MissingOffsetError,
@@ -83,8 +83,8 @@ class Source:
             block = replace(block, jumps=position.jumps)
         for shard, piece in cut(block, position.ends, self.routing):
             yield keys[shard], encode_block(piece)
-        for letter in dead:
-            yield TaggedOutput(DEAD_LETTERS, encode_dead_letter(self.topic, letter))
+        if dead:
+            yield TaggedOutput(DEAD_LETTERS, encode_dead_letters(self.topic, dead))
         position.next_offset = end
 
 

@@ -31,7 +31,7 @@ from models.scored import ScoredBlock
 from models.scorer import Scorer, ScoringPolicy
 from models.shard import Cells, Outcome, ShardPolicy, ShardScorer
 from models.snapshot import Origin, decode_snapshot, encode_snapshot
-from transforms.dead_letters import encode_dead_letter, set_aside
+from transforms.dead_letters import encode_dead_letters, set_aside
 from transforms.drift import encode_drift_report
 from transforms.health import encode_health
 from transforms.keys import slot_of
@@ -230,8 +230,8 @@ class ScoreBlocks(beam.DoFn):
         for transition in scored.transitions:
             yield TaggedOutput(TRANSITIONS, _TRANSITION.encode(transition))
         for reason, block in scored.set_aside.items():
-            for letter in set_aside(block, reason):
-                yield TaggedOutput(DEAD_LETTERS, encode_dead_letter(spec.topic, letter))
+            letters = encode_dead_letters(spec.topic, set_aside(block, reason))
+            yield TaggedOutput(DEAD_LETTERS, letters)
 
     def _reports(self, reports: list[WindowReport]) -> Iterator[Any]:
         for report in reports:

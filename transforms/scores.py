@@ -47,14 +47,16 @@ def encode_scores(topic: str, digest: str, scored: ScoredBlock, form: str) -> It
         yield encode_outgoing(Outgoing(key, value, headers, newest_ms))
         return
     headers = [("content-type", b"application/json"), *about]
-    for event in batch.to_pylist():
-        message = Outgoing(
+    every = (
+        Outgoing(
             event["entity_id"].encode(),
             _JSON.encode(event),
             headers,
             event["event_time_us"] // 1000,
         )
-        yield encode_outgoing(message)
+        for event in batch.to_pylist()
+    )
+    yield encode_outgoing(*every)
 
 
 def score_batch(scored: ScoredBlock) -> pa.RecordBatch:

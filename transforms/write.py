@@ -7,7 +7,7 @@ from apache_beam.typehints import with_output_types
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from transforms.kafka import KafkaAccess, new_producer
-from transforms.outgoing import decode_outgoing
+from transforms.outgoing import Outgoing, decode_outgoing
 
 FLUSH_S_MAX = 130.0  # past the producer's own delivery timeout, so it decides
 
@@ -40,8 +40,11 @@ class Produce(beam.DoFn):
         self._failed: KafkaError | None = None
 
     def process(self, element: bytes) -> None:
-        message = decode_outgoing(element)
         self._pending = True
+        for message in decode_outgoing(element):
+            self._produce(message)
+
+    def _produce(self, message: Outgoing) -> None:
         while True:
             try:
                 self._producer.produce(

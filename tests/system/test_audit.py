@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -214,4 +215,5 @@ def fill(
     result = scorer.step(EntityTable(scorer.layout), block)
     messages = encode_scores(config.input.topic, artifact.digest, result, config.scores.format)
     assert config.scores.topic is not None
-    send(cluster, config.scores.topic, map(decode_outgoing, messages))
+    every = chain.from_iterable(map(decode_outgoing, messages))
+    send(cluster, config.scores.topic, every)
