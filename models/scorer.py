@@ -99,15 +99,12 @@ class Scorer:
 
     def step(self, table: EntityTable, block: Block) -> ScoredBlock:
         """Score `block` and advance `table` in place."""
-        if not len(block) and not block.jumps:
-            return self._finish(_Run(block, np.empty(0, np.int64), np.empty(0, np.int64)))
-        clock = table.clocks.setdefault(block.partition, PartitionClock())
-        if block.jumps > clock.jumps:
-            clock.jumps = block.jumps
-            self._warm_up_again(table, block.partition)
+        if block.jumps:
+            self._follow_jump(table, block)
         if not len(block):
             return self._finish(_Run(block, np.empty(0, np.int64), np.empty(0, np.int64)))
         names, codes = block.entities()
+        clock = table.clocks.setdefault(block.partition, PartitionClock())
         clock_us = clock.advance(block.event_time_us, names, codes)
         run = _Run(block, self._places(table, names)[codes], clock_us)
         place = run.place
@@ -124,11 +121,14 @@ class Scorer:
         return self._finish(run)
 
     @staticmethod
-    def _warm_up_again(table: EntityTable, partition: int) -> None:
-        """Events of a partition were lost: what its entities remember may be out of date."""
-        rows = table.rows[: len(table)]
-        from_here = rows["partition"] == partition
-        rows["seen"][from_here] = np.minimum(rows["seen"][from_here], 1)
+    def _follow_jump(table: EntityTable, block: Block) -> None:
+        """Let a partition's entities warm up again if events were lost since its last block."""
+        clock = table.clocks.setdefault(block.partition, PartitionClock())
+        if block.jumps > clock.jumps:
+            clock.jumps = block.jumps
+            rows = table.rows[: len(table)]
+            from_here = rows["partition"] == block.partition
+            rows["seen"][from_here] = np.minimum(rows["seen"][from_here], 1)
 
     def evict(self, table: EntityTable) -> None:
         """Drop entities that were erased or that their next event would restart.

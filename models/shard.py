@@ -160,7 +160,7 @@ class ShardScorer:
                 outcome.drift += live.drift.add(scored)
             # The log holds what an erased entity sent; a snapshot does not.
             live.must_snapshot |= any(scored.erased for scored in outcome.scored)
-            if any(map(_tells, ready)):
+            if any(_tells(block) for _, block in ready):
                 self._store(live, cells, ready)
                 cells.drift.write(live.drift.to_bytes())
             self._renew(live, cells, token)
@@ -326,7 +326,7 @@ class ShardScorer:
         """Append the blocks, or replace the log by a snapshot when it has grown too long."""
         epoch, table, policy = live.epoch, live.table, self._policy
         for data, block in scored:
-            if _tells((data, block)):
+            if _tells(block):
                 segment = block_segment(table.layout, epoch.next_segment, data)
                 cells.log.add(segment)
                 epoch.next_segment += 1
@@ -350,9 +350,8 @@ class ShardScorer:
         live.must_snapshot = False
 
 
-def _tells(ready: _Ready) -> bool:
+def _tells(block: Block) -> bool:
     """Whether a block may change the table: the log holds those that do."""
-    _, block = ready
     return len(block) > 0 or block.jumps > 0
 
 
