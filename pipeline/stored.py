@@ -71,7 +71,8 @@ class Found:
     """Where an entity is remembered, and what."""
 
     path: str
-    header: SnapshotHeader
+    #: Of its shard.
+    snapshot: ShardSnapshot
     #: One record.
     row: np.void
 
@@ -141,10 +142,10 @@ def find(config: Config, artifact: Artifact, folder: str, entity_id: str) -> Fou
     Raises:
         ConfigError: nothing.
     """
-    for path, snapshot, header in _snapshots(config, artifact, folder):
+    for path, snapshot in _snapshots(config, artifact, folder):
         [place] = snapshot.table.find([entity_id]).tolist()
         if place >= 0:
-            return Found(path, header, snapshot.table.rows[place])
+            return Found(path, snapshot, snapshot.table.rows[place])
     raise ConfigError(f"--entity: must be remembered in {folder}; {entity_id!r} is not")
 
 
@@ -156,14 +157,14 @@ def erase(config: Config, artifact: Artifact, folder: str, entity_id: str) -> st
     """
     origin = graph.origin(config)
     erased = None
-    for path, snapshot, header in _snapshots(config, artifact, folder):
+    for path, snapshot in _snapshots(config, artifact, folder):
         table = snapshot.table
         [place] = table.find([entity_id]).tolist()
         if place < 0:
             continue
         table.retain(np.delete(np.arange(len(table)), place))
         table.unname({entity_id})
-        _rewrite(path, header.shard, encode_snapshot(snapshot, origin))
+        _rewrite(path, snapshot, encode_snapshot(snapshot, origin))
         erased = path
     if erased is None:
         raise ConfigError(f"--entity: must be remembered in {folder}; {entity_id!r} is not")
@@ -208,9 +209,9 @@ def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
     row, names = found.row, artifact.schema.names
     spread = np.sqrt(row["var"].astype(np.float64))
     return {
-        "shard": found.header.shard,
+        "shard": found.snapshot.shard,
         "partition": int(row["partition"]),
-        "position": found.header.reached[int(row["partition"])][1],
+        "position": found.snapshot.epoch.reached[int(row["partition"])].end,
         "last_event_time_us": int(row["event_time_us"]),
         "events": int(row["seen"]),
         "smoothed_score": [float(part) for part in row["smoothed"]],
@@ -258,13 +259,13 @@ def _copy(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifes
         raise ConfigError(f"--out: must be an empty folder; {out} holds files")
     out.mkdir(parents=True, exist_ok=True)
     origin, files = graph.origin(config), {}
-    for path, snapshot, header in _snapshots(config, artifact, folder):
+    for path, snapshot in _snapshots(config, artifact, folder):
         data = encode_snapshot(snapshot, origin)
         name = _name(path)
         (out / name).write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
-        ends = {partition: end for partition, (_, end, _) in sorted(header.reached.items())}
-        files[header.shard] = ExportedShard(name, digest, header.entities, ends)
+        ends = {p: reach.end for p, reach in sorted(snapshot.epoch.reached.items())}
+        files[snapshot.shard] = ExportedShard(name, digest, len(snapshot.table), ends)
     manifest = Manifest(1, artifact.digest, origin.topic, origin.shards, origin.routing, files)
     _write_manifest(out, manifest)
     return manifest
@@ -272,10 +273,10 @@ def _copy(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifes
 
 def _snapshots(
     config: Config, artifact: Artifact, folder: str
-) -> Iterator[tuple[str, ShardSnapshot, SnapshotHeader]]:
+) -> Iterator[tuple[str, ShardSnapshot]]:
     layout, origin = layout_of(config, artifact), graph.origin(config)
     for path, data in _files(folder):
-        yield path, decode_snapshot(data, path, layout, origin), decode_header(data, path)
+        yield path, decode_snapshot(data, path, layout, origin)
 
 
 def _files(folder: str) -> Iterator[tuple[str, bytes]]:
@@ -305,20 +306,20 @@ def _check_in_log(config: Config, partition: int, offset: int) -> None:
         )
 
 
-def _rewrite(path: str, shard: int, data: bytes) -> None:
+def _rewrite(path: str, snapshot: ShardSnapshot, data: bytes) -> None:
     folder = path.rpartition("/")[0]
     manifest_at = Path(folder) / MANIFEST
     if "://" in path or not manifest_at.exists():
-        write_snapshot(folder, shard, int(time.time() * 1000), data)
+        write_snapshot(folder, snapshot.shard, int(time.time() * 1000), data)
         return
     Path(path).write_bytes(data)
     manifest = msgspec.json.decode(manifest_at.read_bytes(), type=Manifest)
-    header = decode_header(data, path)
-    one = manifest.files[shard]
-    files = dict(manifest.files)
-    files[shard] = ExportedShard(
-        one.file, hashlib.sha256(data).hexdigest(), header.entities, one.positions
+    now = msgspec.structs.replace(
+        manifest.files[snapshot.shard],
+        sha256=hashlib.sha256(data).hexdigest(),
+        entities=len(snapshot.table),
     )
+    files = manifest.files | {snapshot.shard: now}
     _write_manifest(Path(folder), msgspec.structs.replace(manifest, files=files))
 
 

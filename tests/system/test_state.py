@@ -109,14 +109,14 @@ def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
     folder = graph.state_folder(config)
     found = stored.find(config, loaded, folder, entity)
     assert found.row["seen"] > 0
-    assert found.header.shard == shard_of(entity, SHARDS)
+    assert found.snapshot.shard == shard_of(entity, SHARDS)
 
     partition, _ = stored.erase_live(config, loaded, entity, None)
     assert partition == found.row["partition"]
 
     def is_forgotten() -> bool:
         headers = stored.headers_of(config, loaded, folder)
-        return [h.counts["erased"] for h in headers if h.shard == found.header.shard] == [1]
+        return [h.counts["erased"] for h in headers if h.shard == found.snapshot.shard] == [1]
 
     live.wait_for(is_forgotten, "a snapshot after the erasure", jobs)
     with pytest.raises(ConfigError, match="must be remembered"):
