@@ -296,7 +296,7 @@ def blocks_before_a_jump_overtaken() -> tuple[Any, str, Any]:
 
 @bug
 def no_warm_up_behind_a_jump() -> tuple[Any, str, Any]:
-    return Scorer, "_warm_up_again", staticmethod(lambda table, partition: None)
+    return Scorer, "_follow_jump", staticmethod(lambda table, block: None)
 
 
 @bug
