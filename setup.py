@@ -26,7 +26,9 @@ EXTRAS = {
     ],
     # Only where artifacts are made and judged; torch's default wheel is the large CUDA build.
     "train": [
+        "optuna>=5,<6",
         "scikit-learn>=1.7,<2",
+        "tensorboardX>=2.6.5,<3",
         "torch>=2.9,<3",
         "TSB_AD==1.5",
     ],

@@ -35,7 +35,8 @@ class Network(nn.Module):
         """
         outputs, hidden = self.gru(z, hidden)  # (B, T, H)
         log_sigma = self.log_sigma(outputs).clamp(LOG_SIGMA_MIN, LOG_SIGMA_MAX)  # (B, T, F)
-        return self.mean(outputs), log_sigma, hidden
+        # Mixed precision ends here; where there is none, `float` gives the tensor itself.
+        return self.mean(outputs).float(), log_sigma.float(), hidden.float()
 
     def weights(self) -> dict[str, np.ndarray]:
         """GRU and head under the names of `models.forecaster.weight_shapes`."""

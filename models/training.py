@@ -4,7 +4,8 @@ Series are cut into pieces, the rows of a batch; hidden is carried from chunk to
 along a piece and gradients are not. The last part of every series, in time, is held
 out: it stops the training and calibrates the score, and is never trained on.
 Every random choice follows from the seed and the epoch, so a stopped training that goes
-on gives what an undisturbed one would have given.
+on gives what an undisturbed one would have given. On a GPU that has bfloat16 the network
+runs in it; loss, weights and the held-out loss are float32 everywhere.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from models.network import Network, loss
 NON_FINITE_MAX = 20  # in a row: the run is lost, not unlucky
 GRADIENT_NORM_MAX = 1.0
 WARM_UP_SHARE = 0.1  # of all steps, learning rate rising from 0
+HIDDEN_MAX = 1_024  # every entity remembers as many floats
+#: Less is too little to calibrate on, more leaves too little to learn from.
+HELD_OUT_MIN, HELD_OUT_MAX = 0.05, 0.5
+SEED_MAX = 2**32 - 1  # what numpy takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +56,19 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "lags", "epochs", "patience", "rows", "chunk"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training: {name} must be >= 1; got {getattr(self, name)}")
-        for name in ("channel_drop", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"training: {name} must be in [0, 1); got {getattr(self, name)}")
-        if not self.learning_rate > 0 or not self.noise >= 0:
-            raise ConfigError(
-                "training: learning_rate must be > 0 and noise >= 0; "
-                f"got {self.learning_rate} and {self.noise}"
-            )
+        for name in ("lags", "epochs", "patience", "rows", "chunk"):
+            self._check(name, getattr(self, name) >= 1, ">= 1")
+        self._check("hidden", 1 <= self.hidden <= HIDDEN_MAX, f"1 to {HIDDEN_MAX}")
+        self._check("channel_drop", 0 <= self.channel_drop < 1, "in [0, 1)")
+        is_usable = HELD_OUT_MIN <= self.held_out <= HELD_OUT_MAX
+        self._check("held_out", is_usable, f"{HELD_OUT_MIN} to {HELD_OUT_MAX}")
+        self._check("learning_rate", 0 < self.learning_rate < math.inf, "finite and > 0")
+        self._check("noise", 0 <= self.noise < math.inf, "finite and >= 0")
+        self._check("seed", 0 <= self.seed <= SEED_MAX, f"0 to {SEED_MAX}")
+
+    def _check(self, name: str, is_usable: bool, rule: str) -> None:
+        if not is_usable:
+            raise ConfigError(f"training: {name} must be {rule}; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +82,22 @@ class Sequences:
     z: np.ndarray
     linear: np.ndarray
     mask: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a training, for whoever watches it."""
+
+    #: Counted from 1 over all epochs.
+    number: int
+    #: Of its epoch, how much is done.
+    share: float
+    loss: float
+    learning_rate: float
+    #: Before it was clipped.
+    gradient_norm: float
+    #: Whether the weights stayed as they were, because loss or gradient was not finite.
+    is_skipped: bool
 
 
 @dataclass(slots=True)
@@ -133,6 +156,15 @@ def cut(
     return result
 
 
+def mixes_precision(device: torch.device) -> bool:
+    """Whether the network runs in bfloat16 there.
+
+    Never on a CPU: its bits are part of an artifact's version. bfloat16 has the exponents
+    of float32, so no gradient needs scaling.
+    """
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 class Trainer:
     """One training: network, optimiser and where they stand.
 
@@ -145,6 +177,7 @@ class Trainer:
         self.settings = settings
         self.progress = Progress()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._is_mixed = mixes_precision(self._device)
         torch.manual_seed(settings.seed)
         self.network = Network(train.z.shape[2], settings.hidden).to(self._device)
         self._optimizer = torch.optim.AdamW(
@@ -156,17 +189,22 @@ class Trainer:
         self._chunks = max(chunks, 1)
 
     @property
+    def precision(self) -> str:
+        """What the network runs in while it learns."""
+        return "bfloat16" if self._is_mixed else "float32"
+
+    @property
     def is_done(self) -> bool:
         """Whether all epochs are over or the held-out loss has stopped falling."""
         progress = self.progress
         stalled = progress.epoch - 1 - progress.best_epoch >= self.settings.patience
         return progress.epoch >= self.settings.epochs or (progress.best_epoch >= 0 and stalled)
 
-    def run_epoch(self, say: Callable[[float], None] = lambda share: None) -> None:
+    def run_epoch(self, watch: Callable[[Step], None] = lambda step: None) -> None:
         """Train one epoch, then look at the held-out loss and keep the best weights.
 
         Args:
-            say: called after each step with the share of the epoch done.
+            watch: called after each step.
 
         Raises:
             TrainingError: too many steps in a row without a finite gradient, or a
@@ -177,11 +215,11 @@ class Trainer:
         self.network.train()
         losses, hidden = [], self._no_hidden(len(self._train[0]))
         for i in range(self._chunks):
-            value, hidden = self._step(i, hidden, generator)
-            if value is not None:
-                losses.append(value)
-            say((i + 1) / self._chunks)
-        found = self._evaluate()
+            step, hidden = self._step(i, hidden, generator)
+            if not step.is_skipped:
+                losses.append(step.loss)
+            watch(step)
+        found = self._evaluate(*self._held_out)
         if not math.isfinite(found):
             raise TrainingError(
                 f"training: held-out loss must be finite; got {found} after epoch "
@@ -197,6 +235,11 @@ class Trainer:
         """Weights of the best epoch, under the names of `models.forecaster.weight_shapes`."""
         self.network.load_state_dict(self._best)
         return self.network.weights()
+
+    def best_loss_on(self, unseen: Sequences) -> float:
+        """Loss of the best weights on events that had no part in the training."""
+        self.network.load_state_dict(self._best)
+        return self._evaluate(*self._tensors_of(unseen))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Everything but `progress` that is needed to go on, as arrays."""
@@ -224,34 +267,31 @@ class Trainer:
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.progress = progress
 
-    def _step(
-        self, i: int, hidden: Tensor, generator: torch.Generator
-    ) -> tuple[float | None, Tensor]:
-        """One chunk forward and back; None instead of the loss if the step was skipped."""
+    def _step(self, i: int, hidden: Tensor, generator: torch.Generator) -> tuple[Step, Tensor]:
+        """One chunk forward and back, and the hidden after it."""
         settings, progress = self.settings, self.progress
+        rate = settings.learning_rate * self._rate(progress.step)
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * self._rate(progress.step)
+            group["lr"] = rate
         progress.step += 1
         at, end = i * settings.chunk, min((i + 1) * settings.chunk, self._train[0].shape[1] - 1)
         z, linear, mask = (t[:, at : end + 1] for t in self._train)
-        value, after = self._loss(self._disturb(z[:, :-1], generator), z, linear, mask, hidden)
+        seen = self._disturb(z[:, :-1], generator)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_mixed):
+            mean, log_sigma, after = self.network(seen, hidden)
+        value = _loss(mean, log_sigma, z, linear, mask)
         self._optimizer.zero_grad(set_to_none=True)
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_MAX)
-        if not (torch.isfinite(value) and torch.isfinite(norm)):
-            self._count_skipped(value.item())
-            return None, torch.zeros_like(hidden)
+        is_skipped = not (torch.isfinite(value) and torch.isfinite(norm))
+        share = (i + 1) / self._chunks
+        step = Step(progress.step, share, value.item(), rate, norm.item(), is_skipped)
+        if is_skipped:
+            self._count_skipped(step.loss)
+            return step, torch.zeros_like(hidden)
         progress.skipped_in_a_row = 0
         self._optimizer.step()
-        return value.item(), after.detach()
-
-    def _loss(
-        self, seen: Tensor, z: Tensor, linear: Tensor, mask: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of forecasting each next event of `z` from what the GRU has `seen`."""
-        mean, log_sigma, hidden = self.network(seen, hidden)
-        residual = z[:, 1:] - linear[:, 1:] - mean  # (B, T - 1, F)
-        return loss(residual, log_sigma, mask[:, 1:]), hidden
+        return step, after.detach()
 
     def _disturb(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Noise on all and silence on some channels: the forecast must not be a copy."""
@@ -282,12 +322,11 @@ class Trainer:
         return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
     @torch.no_grad()
-    def _evaluate(self) -> float:
-        """Loss on the held-out sequences."""
+    def _evaluate(self, z: Tensor, linear: Tensor, mask: Tensor) -> float:
+        """Loss on sequences, undisturbed and in float32."""
         self.network.eval()
-        z, linear, mask = self._held_out
-        value, _ = self._loss(z[:, :-1], z, linear, mask, self._no_hidden(len(z)))
-        return value.item()
+        mean, log_sigma, _ = self.network(z[:, :-1], self._no_hidden(len(z)))
+        return _loss(mean, log_sigma, z, linear, mask).item()
 
     def _no_hidden(self, rows: int) -> Tensor:
         return torch.zeros(1, rows, self.settings.hidden, device=self._device)
@@ -299,3 +338,9 @@ class Trainer:
         arrays = (sequences.z, sequences.linear, sequences.mask)
         z, linear, mask = (torch.from_numpy(array).to(self._device) for array in arrays)
         return z, linear, mask
+
+
+def _loss(mean: Tensor, log_sigma: Tensor, z: Tensor, linear: Tensor, mask: Tensor) -> Tensor:
+    """Loss of forecasting each next event of `z`."""
+    residual = z[:, 1:] - linear[:, 1:] - mean  # (B, T - 1, F)
+    return loss(residual, log_sigma, mask[:, 1:])

@@ -39,7 +39,7 @@ EXIT_NOT_EXACT, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 # More BLAS threads make scoring slower and its last bits depend on their number.
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Training wants more; evaluation trains and scores, so there only BLAS keeps to one.
-MAY_HAVE_MORE = {"train": ONE_THREAD, "evaluate": ONE_THREAD[1:]}
+MAY_HAVE_MORE = {"train": ONE_THREAD, "tune": ONE_THREAD, "evaluate": ONE_THREAD[1:]}
 
 app = typer.Typer(
     name=PROGRAM,

@@ -23,6 +23,7 @@ COMMANDS = {
     "down",
     "produce",
     "train",
+    "tune",
     "run",
     "stop",
     "audit",
@@ -92,7 +93,13 @@ def test_help_answers_without_loading_anything_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("command", "threads"),
-    [("demo", "1 1"), ("train", "None None"), ("evaluate", "1 None"), ("backtest", "1 1")],
+    [
+        ("demo", "1 1"),
+        ("train", "None None"),
+        ("tune", "None None"),
+        ("evaluate", "1 None"),
+        ("backtest", "1 1"),
+    ],
 )
 def test_scoring_gets_one_blas_thread_and_training_many(command: str, threads: str) -> None:
     code = (

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from models import artifact
-from models.errors import ConfigError
+from models.errors import ConfigError, TrainingError
 from models.training import TrainingSettings
 from pipeline import train as command
 from pipeline.train import train
 
+ROOT = Path(command.__file__).parents[1]
 SETTINGS = TrainingSettings(hidden=4, epochs=3, rows=4, chunk=16)
 
 
@@ -46,6 +52,7 @@ def test_training_writes_an_artifact_and_removes_what_it_kept(data, tmp_path):
     assert loaded.forecaster.priors.entity_ids == ("one", "two")
     assert (record["settings"]["seed"], record["epochs"]) == (0, len(record["loss_history"]))
     assert len(record["data"]["hash"]) == 64
+    assert not {"precision", "search"} & set(record)  # on a CPU, not searched
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert lines[-1] == f"train: artifact {tmp_path / 'a'}, version {digest}"
 
@@ -62,11 +69,11 @@ def test_stopped_training_goes_on_and_gives_the_same_version(data, tmp_path, mon
     epochs: list[int] = []
 
     class Watched(command.Trainer):
-        def run_epoch(self, say=lambda share: None):
+        def run_epoch(self, watch=lambda step: None):
             epochs.append(self.progress.epoch)
             if epochs == [0, 1]:
                 raise Interrupted
-            super().run_epoch(say)
+            super().run_epoch(watch)
 
     monkeypatch.setattr(command, "Trainer", Watched)
     with pytest.raises(Interrupted):
@@ -92,3 +99,87 @@ def test_damaged_partial_training_is_refused(data, tmp_path):
     (tmp_path / "a.partial" / state["tensors"]).write_bytes(b"torn")
     with pytest.raises(ConfigError, match="must hold a stopped training"):
         train(data, tmp_path / "a", SETTINGS, [].append)
+
+
+def test_curves_stay_where_they_were_asked_for_and_repeat_no_epoch(data, tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(Interrupted):
+        train(data, tmp_path / "a", SETTINGS, interrupt, log_dir=log)
+    train(data, tmp_path / "a", SETTINGS, [].append, log_dir=log)
+    lines = [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
+    epochs = [one for one in lines if one["kind"] == "epoch"]
+    history = artifact.load(tmp_path / "a").manifest["training"]["loss_history"]
+    assert [one["epoch"] for one in epochs] == [1, 2, 3]
+    assert [round(one["held_out_loss"], 5) for one in epochs] == [two for _, two in history]
+    assert list(log.glob("events.out.tfevents.*"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "log"]
+
+
+def test_curves_do_not_change_the_version(data, tmp_path):
+    assert train(data, tmp_path / "a", SETTINGS, [].append) == train(
+        data, tmp_path / "b", SETTINGS, [].append, log_dir=tmp_path / "log"
+    )
+
+
+def test_partial_training_holds_its_curves(data, tmp_path):
+    with pytest.raises(Interrupted):
+        train(data, tmp_path / "a", SETTINGS, interrupt)
+    assert (tmp_path / "a.partial" / "metrics.jsonl").read_text().count('"epoch":') == 3
+
+
+def test_interrupted_command_leaves_with_130_and_goes_on_later(data, tmp_path):
+    """SIGINT to a process of its own, as Ctrl-C sends it."""
+    out, epochs = tmp_path / "a", 100_000
+    words = ("train", "--data", str(data), "--out", str(out), "--epochs", str(epochs))
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", *words, "--hidden", "4"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "a.partial" / command.PARTIAL_STATE).is_file():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+    def stop(line: str) -> None:
+        if "going on after epoch" in line:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(data, out, TrainingSettings(hidden=4, epochs=epochs), stop)
+
+
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        ("notes", "notes exists and is not an artifact; not replaced"),
+        ("notes/a.txt/b", "a.txt must be a folder; (Not a directory|File exists)"),
+        ("..", r"out must name a folder; got '.*\.\.'"),
+    ],
+)
+def test_unusable_out_is_refused_before_any_work(data, tmp_path, out, text):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match=text):
+        train(data, tmp_path / out, SETTINGS, lines.append)
+    assert not lines
+    assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+
+
+def test_too_little_to_calibrate_on_is_refused_before_any_epoch(data, tmp_path):
+    with pytest.raises(TrainingError, match="at least 500 scores .* they give 76 in 2 series"):
+        train(data, tmp_path / "a", replace(SETTINGS, held_out=0.05), [].append)
+    assert not (tmp_path / "a.partial").exists()

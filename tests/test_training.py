@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from models import artifact, fitting, linear
 from models.errors import ConfigError, TrainingError
@@ -12,7 +14,15 @@ from models.kernel import ForecasterSpec
 from models.schema import Feature, Schema
 from models.sequences import score_series
 from models.series import Series
-from models.training import NON_FINITE_MAX, Progress, Trainer, TrainingSettings, cut
+from models.training import (
+    NON_FINITE_MAX,
+    Progress,
+    Step,
+    Trainer,
+    TrainingSettings,
+    cut,
+    mixes_precision,
+)
 
 SETTINGS = TrainingSettings(
     hidden=8, epochs=6, rows=8, chunk=16, learning_rate=1e-2, channel_drop=0.0, noise=0.0
@@ -102,11 +112,59 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(prepared):
     one = trainer(prepared)
     before = one.network.weights()
     one._train[0][:, 5] = np.inf  # in the first chunk only
-    one.run_epoch()
+    steps: list[Step] = []
+    one.run_epoch(steps.append)
+    assert [step.is_skipped for step in steps] == [True] + [False] * (len(steps) - 1)
     assert one.progress.skipped == 1
     assert one.progress.skipped_in_a_row == 0
     assert all(np.isfinite(array).all() for array in one.network.weights().values())
     assert not np.array_equal(before["gru.weight_hh"], one.network.weights()["gru.weight_hh"])
+
+
+def test_whoever_watches_is_told_every_step(prepared):
+    one = trainer(prepared)
+    steps: list[Step] = []
+    one.run_epoch(steps.append)
+    one.run_epoch(steps.append)
+    half = len(steps) // 2
+    assert [step.number for step in steps] == list(range(1, 2 * half + 1))
+    assert [step.share for step in steps[:half]] == [(i + 1) / half for i in range(half)]
+    assert steps[0].learning_rate < steps[1].learning_rate  # warming up
+    assert np.mean([step.loss for step in steps[half:]]) == one.progress.history[1][0]
+    assert all(step.gradient_norm > 0 for step in steps)
+
+
+def test_loss_on_unseen_events_is_that_of_the_best_weights(prepared):
+    one = trainer(prepared, replace(SETTINGS, epochs=500, patience=1, learning_rate=0.3))
+    while not one.is_done:
+        one.run_epoch()
+    assert one.progress.history[-1][1] > one.progress.best_loss
+    held_out = cut(prepared.held_out_z, prepared.held_out_linear, 2, 32)
+    assert one.best_loss_on(held_out) == one.progress.best_loss
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "mixes"),
+    [("cpu", True, False), ("cuda", True, True), ("cuda", False, False)],
+)
+def test_precision_is_mixed_only_on_a_gpu_that_has_bfloat16(
+    monkeypatch, device, has_bfloat16, mixes
+):
+    def answer(including_emulation: bool) -> bool:
+        return has_bfloat16 or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
+    assert mixes_precision(torch.device(device)) is mixes
+
+
+def test_mixed_precision_learns_alike_and_keeps_losses_and_weights_in_float32(prepared):
+    exact, mixed = trainer(prepared), trainer(prepared)
+    mixed._is_mixed = True  # a CPU can run in bfloat16 too, if it is told to
+    assert (exact.precision, mixed.precision) == ("float32", "bfloat16")
+    one, two = finish(exact), finish(mixed)
+    assert {array.dtype for array in two.values()} == {np.dtype(np.float32)}
+    assert not np.array_equal(one["gru.weight_hh"], two["gru.weight_hh"])
+    assert mixed.progress.best_loss == pytest.approx(exact.progress.best_loss, abs=0.05)
 
 
 def test_training_gives_up_when_steps_stay_not_finite(prepared):
@@ -130,7 +188,7 @@ def test_nothing_is_learned_from_the_held_out_tail(series, prepared):
 
 def test_calibration_of_a_trained_model_meets_its_rate_on_unseen_events(prepared):
     forecaster = fitting.build(prepared, SPEC, finish(trainer(prepared)))
-    forecaster, calibration, reference = fitting.calibrate(prepared, forecaster)
+    forecaster, calibration, _, reference = fitting.calibrate(prepared, forecaster)
     unseen = [coupled("a", 6_000, seed=11), coupled("b", 6_000, seed=12)]
     scores = np.concatenate([one.score[100:] for one in score_series(forecaster, unseen)])
     assert 0.04 < np.mean(calibration.once_in(scores) > 10) < 0.25
@@ -161,7 +219,21 @@ def test_series_too_short_to_learn_from_are_refused():
         fitting.prepare(SCHEMA, [coupled("a", 9)], SPEC, held_out=0.25)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"held_out": 1.0}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"hidden": 5_000},
+        {"held_out": 1.0},
+        {"held_out": 0.0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.inf},
+        {"noise": math.nan},
+        {"channel_drop": -0.1},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
+)
 def test_unusable_settings_are_refused_by_name(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         TrainingSettings(**bad)
