@@ -2,7 +2,7 @@
 
     manifest.json            what it is, how it was made, size and SHA-256 of each file
     weights.safetensors      the network, as named in `models.forecaster.weight_shapes`
-    statistics.safetensors   priors, linear part, calibration, drift reference,
+    statistics.safetensors   priors, linear part, calibration, thresholds, drift reference,
                              known scores
 
 Its version is the SHA-256 of the manifest's canonical bytes, which name the bytes of
@@ -36,6 +36,7 @@ from models.normaliser import NormaliserSpec, Priors
 from models.platform import signature
 from models.schema import Schema
 from models.selftest import KNOWN_TOLERANCE, known_scores, self_test, sequences_agree
+from models.thresholds import Thresholds
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -56,6 +57,7 @@ class Artifact:
     schema: Schema
     forecaster: Forecaster
     calibration: Calibration
+    thresholds: Thresholds
     drift_reference: DriftReference
     manifest: dict[str, Any]
     #: 64 hex digits, the model's version; every output carries it.
@@ -91,6 +93,7 @@ def write(
     directory: Path,
     forecaster: Forecaster,
     calibration: Calibration,
+    thresholds: Thresholds,
     drift_reference: DriftReference,
     washout_events: int,
     training: Mapping[str, Any],
@@ -101,6 +104,7 @@ def write(
         directory: replaced as a whole if it is an artifact already; never half written.
         forecaster: with weights, specification, schema and priors.
         calibration: fitted on held-out scores.
+        thresholds: fitted on the same scores.
         drift_reference: fitted on the same events.
         washout_events: see `Artifact.washout_events`; measured by training.
         training: how it was made, plain JSON types; goes into the manifest as it is.
@@ -112,7 +116,7 @@ def write(
         raise ConfigError(f"artifact: {directory} exists and is not an artifact; not replaced")
     files = {
         WEIGHTS: tensor_bytes(forecaster.weights),
-        STATISTICS: tensor_bytes(_statistics(forecaster, calibration, drift_reference)),
+        STATISTICS: tensor_bytes(_statistics(forecaster, calibration, thresholds, drift_reference)),
     }
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -157,6 +161,7 @@ def load(directory: Path, expect_digest: str | None = None) -> Artifact:
         schema = Schema.from_json(manifest["schema"])
         forecaster = _forecaster(schema, manifest, weights, statistics)
         calibration = Calibration.from_arrays(statistics)
+        thresholds = Thresholds.from_arrays(statistics, len(forecaster.priors.entity_ids))
         drift_reference = DriftReference.from_arrays(statistics, schema.size)
         known, expected = statistics["self_test.scores"], manifest["self_test"]
         platform_matches = _prove(directory, forecaster, known, expected)
@@ -166,13 +171,15 @@ def load(directory: Path, expect_digest: str | None = None) -> Artifact:
             f"artifact {directory}: {MANIFEST} and {STATISTICS} must describe a model of format "
             f"{FORMAT_VERSION}; got {type(error).__name__}: {error}"
         ) from error
-    return Artifact(
-        schema, forecaster, calibration, drift_reference, manifest, digest, platform_matches
-    )
+    parts = (forecaster, calibration, thresholds, drift_reference)
+    return Artifact(schema, *parts, manifest, digest, platform_matches)
 
 
 def _statistics(
-    forecaster: Forecaster, calibration: Calibration, drift_reference: DriftReference
+    forecaster: Forecaster,
+    calibration: Calibration,
+    thresholds: Thresholds,
+    drift_reference: DriftReference,
 ) -> dict[str, np.ndarray]:
     """All arrays that are not weights, by name."""
     priors, scores = forecaster.priors, forecaster.score_priors
@@ -189,6 +196,7 @@ def _statistics(
         "linear.entity": forecaster.linear.entity,
         "self_test.scores": known_scores(forecaster),
         **calibration.to_arrays(),
+        **thresholds.to_arrays(),
         **drift_reference.to_arrays(),
     }
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -208,7 +216,7 @@ def _forecaster(
     shapes = {
         "prior.mean": (f,),
         "prior.var": (f,),
-        "prior.std_floor": (f,),
+        "prior.std_floor": (1 + entities, f),
         "prior.entity_mean": (entities, f),
         "prior.entity_var": (entities, f),
         "prior.scale": (TERMS, f),

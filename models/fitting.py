@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models import calibration, drift, linear
+from models import calibration, drift, linear, thresholds
 from models.calibration import Calibration
 from models.drift import DriftReference
 from models.errors import TrainingError
@@ -23,6 +23,7 @@ from models.normaliser import Priors, fit_priors
 from models.schema import Schema
 from models.sequences import ROWS, SeriesScores, new_rows, score_series, standardise_series
 from models.series import Series
+from models.thresholds import Thresholds
 
 EVENTS_MIN = 100  # per series: fewer give neither lags nor a held-out tail
 WASHOUT_EVENTS_MAX = 2_000
@@ -146,17 +147,24 @@ def with_scores(forecaster: Forecaster, scores: ScorePriors) -> Forecaster:
 
 def calibrate(
     prepared: Prepared, forecaster: Forecaster
-) -> tuple[Forecaster, Calibration, DriftReference]:
+) -> tuple[Forecaster, Calibration, Thresholds, DriftReference]:
     """Score the held-out tails and fit on them all that needs unseen events."""
     tails = _parts(prepared, held_out=True)
     told = score_series(forecaster, tails)
     settled = [_settled(one) for one in told]
     pooled = np.concatenate([one.score for one in settled])
     fitted = calibration.fit(pooled)
-    x = np.concatenate([one.values[-len(s.score) :] for one, s in zip(tails, settled, strict=True)])
+    last = [
+        slice(len(one.values) - len(s.score), None) for one, s in zip(tails, settled, strict=True)
+    ]
+    starts = thresholds.fit(
+        [one.score for one in settled],
+        [one.event_time_us[at] for one, at in zip(tails, last, strict=True)],
+    )
+    x = np.concatenate([one.values[at] for one, at in zip(tails, last, strict=True)])
     reference = drift.fit(x, pooled, np.concatenate([one.loss for one in settled]))
     scores = replace(forecaster.score_priors, score=float(np.median(pooled)))
-    return with_scores(forecaster, scores), fitted, reference
+    return with_scores(forecaster, scores), fitted, starts, reference
 
 
 def washout_events(prepared: Prepared, forecaster: Forecaster, seed: int) -> int:

@@ -12,8 +12,9 @@ in the form of `torch.nn.GRUCell`) adds to it:
 
 A feature surprises by the smaller of its two squared residuals, of the forecast and of
 the linear part alone, each over its own running mean square: what either explains is
-no anomaly. A tenth of its squared standard value is added, for levels that both follow.
-The mean over features is smoothed fast and slowly; the score is the root of their mean.
+no anomaly. For levels that both follow, the squared distance is added from what is usual
+for the entity at this time of day, on weekdays or at weekends. The mean over features is
+smoothed fast and slowly; the score is the root of their mean.
 
 The arithmetic is in `models.kernel`, which keeps a score's bits apart from its
 neighbours in the tile; here is what it works with.
@@ -113,6 +114,8 @@ class Forecaster:
             ("mean", "<f4", (f,)),
             ("var", "<f4", (f,)),
             ("scale", "<f4", (TERMS, f)),  # mean square of each residual
+            ("season", "<f4", (2 * self.spec.season_parts, f)),  # usual standard values
+            ("season_weight", "<f4", (2 * self.spec.season_parts,)),  # events they stand for
             ("smoothed", "<f4", (2,)),  # fast, slow
             ("weight", "<f4", ()),  # events that mean, var and scale stand for
             ("prior", "<u4", ()),  # 0, or 1 + the entity's place in the artifact
@@ -129,6 +132,7 @@ class Forecaster:
         priors, scores = self.priors, self.score_priors
         rows["hidden"] = 0.0
         rows["lags"] = 0.0
+        rows["season"] = rows["season_weight"] = 0.0
         rows["seen"] = 0
         rows["smoothed"] = scores.score**2
         rows["prior"] = index + 1
@@ -142,6 +146,16 @@ class Forecaster:
         # A known entity goes on at the slowest rate; a new one starts at its first event.
         rows["weight"] = np.where(known, 1.0 / self.spec.normaliser.rate_min, 0.0)
 
+    def start_anew(self, rows: np.ndarray, renewed: np.ndarray) -> None:
+        """Let entities take their next event for their level where `renewed` (B,), in place.
+
+        As new ones do; but variances and residual scales go on from what they are, and the
+        network remembers.
+        """
+        for name in ("seen", "weight", "season", "season_weight"):
+            rows[name][renewed] = 0
+        rows["smoothed"][renewed] = self.score_priors.score**2
+
     def step(
         self, x: np.ndarray, rows: np.ndarray, event_time_us: np.ndarray, learn: np.ndarray
     ) -> TileScores:
@@ -150,11 +164,11 @@ class Forecaster:
         Args:
             x: (B, F) float32 in raw units, NaN = missing; B is one of `TILES`.
             rows: (B,) structured, with `fields`; rows of padding may hold anything.
-            event_time_us: (B,) int64; the model of this version does not use it.
-            learn: (B,) bool; False leaves statistics and scales as they are
-                (an episode is open), while hidden and lags still advance.
+            event_time_us: (B,) int64, not negative; the time of day is taken from it.
+            learn: (B,) bool; False leaves statistics and scales as they are (the event is
+                a surprise), while hidden and lags still advance.
         """
-        return self._kernels[len(x)].step(x, rows, learn)
+        return self._kernels[len(x)].step(x, rows, event_time_us, learn)
 
     def squared_residuals(self, rows: int) -> np.ndarray:
         """Squared residuals of the last step of a tile of `rows`, for training."""

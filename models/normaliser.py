@@ -46,7 +46,8 @@ class Priors:
     #: (F,) float32 mean and variance for an entity never seen.
     mean: np.ndarray
     var: np.ndarray
-    #: (F,) float32, standard deviations are never taken smaller than this.
+    #: (1 + E, F) float32, standard deviations are never taken smaller: for an entity never
+    #: seen, then per entity below.
     std_floor: np.ndarray
     #: Entities seen in training, in the order of the arrays below.
     entity_ids: tuple[str, ...]
@@ -64,20 +65,33 @@ def fit_priors(entity_ids: Sequence[str], values: Sequence[np.ndarray]) -> Prior
     mean = np.stack([m for m, _ in stats])  # (E, F)
     var = np.stack([v for _, v in stats])  # (E, F)
     pooled_mean, pooled_var = mean.mean(axis=0), var.mean(axis=0)
-    floor = np.maximum(1e-2 * np.sqrt(pooled_var), 1e-5 * np.abs(pooled_mean))
-    # A feature that never moved: any visible jump must count, whatever its unit.
-    floor = np.where(floor > 0, floor, 1e-3)
-    floor = np.maximum(floor, 1e-3 * np.abs(pooled_mean) * (pooled_var == 0))
     keep = slice(0, PRIOR_ENTITIES_MAX)
+    mean, var = mean[keep], var[keep]
+    floor = _std_floor(np.vstack([pooled_mean, mean]), np.vstack([pooled_var, var]))
     single = np.float32
     return Priors(
         pooled_mean.astype(single),
-        np.maximum(pooled_var, floor**2).astype(single),
+        np.maximum(pooled_var, floor[0] ** 2).astype(single),
         floor.astype(single),
         tuple(entity_ids)[keep],
-        mean[keep].astype(single),
-        np.maximum(var, floor**2)[keep].astype(single),
+        mean.astype(single),
+        np.maximum(var, floor[1:] ** 2).astype(single),
     )
+
+
+def _std_floor(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+    """Smallest standard deviations (1 + E, F) from moments of the pool and each entity.
+
+    An entity's floor follows from its own deviation: one feature may stand for quantities
+    of different size (the benchmark NAB mixes shares and byte counts), and a floor taken from
+    the largest would drown all others. A feature that was constant in an entity, and only that,
+    takes the pool's.
+    """
+    floor = np.maximum(1e-2 * np.sqrt(var), 1e-5 * np.abs(mean))
+    # A feature that never moved: any visible jump must count, whatever its unit.
+    never = np.maximum(1e-3 * np.abs(mean[:1]), 1e-3)
+    floor[:1] = np.where(var[:1] > 0, floor[:1], never)
+    return np.where(var > 0, floor, floor[:1])
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,14 +111,12 @@ class Normaliser:
         self,
         spec: NormaliserSpec,
         bounds: tuple[np.ndarray, np.ndarray],
-        std_floor: np.ndarray,
         rows: int,
     ) -> None:
         self.spec = spec
         self._lower, self._upper = bounds
         self._is_bounded = bool(np.isfinite(bounds).any())
-        self._var_floor = np.square(std_floor, dtype=np.float32)
-        self._scratch = np.empty((rows, len(std_floor)), np.float32)
+        self._scratch = np.empty((rows, len(self._lower)), np.float32)
 
     def standardise(
         self,
@@ -145,6 +157,7 @@ class Normaliser:
         mean: np.ndarray,
         var: np.ndarray,
         weight: np.ndarray,
+        var_floor: np.ndarray,
     ) -> None:
         """Fold what `standardise` saw into `mean` and `var`, in place.
 
@@ -159,6 +172,7 @@ class Normaliser:
             mean: (B, F) updated.
             var: (B, F) updated.
             weight: (B, 1) events the statistics stood for so far; the caller counts it up.
+            var_floor: (B, F) that `var` stays at or above.
         """
         scratch = self._scratch
         rate_min = np.float32(self.spec.rate_min)
@@ -173,7 +187,7 @@ class Normaliser:
         scratch *= self.spread_rate(weight) * (weight >= np.float32(1.0))
         scratch += np.float32(1.0)
         var *= scratch
-        np.maximum(var, self._var_floor, out=var)
+        np.maximum(var, var_floor, out=var)
 
     def spread_rate(self, weight: np.ndarray) -> np.ndarray:
         """Learning rate of variances and residual scales, which start from a prior."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
 
 import numpy as np
 
 from models.errors import ArtifactError
 from models.forecaster import Forecaster
-from models.kernel import LANES, TILES
+from models.kernel import LANES, TILES, TileScores
 
 EVENTS = 12  # per slot: enough for lags, hidden and statistics to feed back into the score
+STEP_US = 3_700_000_000  # between events: a new part of the day every third
 SEED = 20_240_917  # of the known sequence; part of every stored digest
 
 # Two CPU families may round differently in every operation of 12 events; more is a fault.
@@ -52,6 +54,7 @@ def sequences_agree(forecaster: Forecaster) -> bool:
     assert kernel is not None
     _, crowd = _sequences(forecaster, TILES[0])
     events = np.nan_to_num(np.concatenate(crowd)[: LANES * 3 + 1], posinf=0.0)
+    when = np.arange(len(events)) * STEP_US
     for learn in (True, False):
         rows = np.zeros(TILES[0], np.dtype(list(forecaster.fields), align=True))
         forecaster.fill_new(rows, [PROBE] * len(rows))
@@ -60,10 +63,10 @@ def sequences_agree(forecaster: Forecaster) -> bool:
             if i == 1:  # the first event is unlike all others, and never part of a sequence
                 row = rows[:1].copy()
             tile[0] = event
-            now = np.full(len(rows), i, np.int64)
+            now = np.full(len(rows), when[i], np.int64)
             told.append(forecaster.step(tile, rows, now, np.full(len(rows), learn or i == 0)))
-        together = kernel.step(events[1:], row, learn)
-        for name in ("score", "contribution", "expected", "loss"):
+        together = kernel.step(events[1:], row, when[1:], learn)
+        for name in (one.name for one in fields(TileScores)):
             apart = np.stack([getattr(one, name)[0] for one in told[1:]])
             if apart.tobytes() != getattr(together, name).tobytes():
                 return False
@@ -105,12 +108,13 @@ def _run(
     for i in range(EVENTS):
         x = crowd[i].copy()
         x[slots] = known[i]
-        event_time_us = np.full(count, i * 60_000_000, np.int64)
+        event_time_us = (i + np.arange(count)) * STEP_US  # neighbours have other times of day
+        event_time_us[slots] = i * STEP_US
         told.append(forecaster.step(x, rows, event_time_us, learn))
     found = []
     for slot in slots.tolist():
         scores = np.array([one.score[slot] for one in told], "<f4")
-        rest = [part[slot] for one in told for part in (one.contribution, one.expected, one.loss)]
+        rest = [getattr(one, f.name)[slot] for one in told for f in fields(TileScores)[1:]]
         pieces = [scores, *(np.asarray(part, "<f4") for part in rest)]
         data = b"".join(piece.tobytes() for piece in pieces) + rows[slot].tobytes()
         found.append((slot, data))

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from models.kernel import (
+    CHANGE_CAP,
     LANES,
     LOG_SIGMA_MAX,
     LOG_SIGMA_MIN,
@@ -23,6 +24,8 @@ from models.kernel import (
     ForecasterSpec,
     PackedWeights,
     TileScores,
+    level_weight,
+    season_bin,
 )
 
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
@@ -52,7 +55,7 @@ class SequenceKernel:
         self._packed = packed
         self._coefficients = coefficients  # (1 + E, L, F)
         self._lower, self._upper = bounds
-        self._var_floor = np.square(std_floor, dtype=np.float32)
+        self._var_floors = np.square(std_floor, dtype=np.float32)  # (1 + E, F)
 
     @staticmethod
     def takes(row: np.ndarray) -> bool:
@@ -62,12 +65,15 @@ class SequenceKernel:
         is_negative_zero = np.signbit(mean) & (mean == 0)
         return bool(row["seen"][0] > 0 and row["weight"][0] >= 1) and not is_negative_zero.any()
 
-    def step(self, x: np.ndarray, row: np.ndarray, learn: bool) -> TileScores:
+    def step(
+        self, x: np.ndarray, row: np.ndarray, event_time_us: np.ndarray, learn: bool
+    ) -> TileScores:
         """Score `x` (T, F), one after the other, and advance `row` (1,) in place.
 
         Args:
             x: raw units, float32, no NaN.
             row: a record that `takes` accepts.
+            event_time_us: (T,) int64.
             learn: whether statistics and scales move, the same for all T.
         """
         with np.errstate(all="ignore"):
@@ -87,7 +93,13 @@ class SequenceKernel:
             linear, forecasted, log_sigma = self._forecast(past, hidden, int(row["prior"][0]))
             ratio, capped = self._ratio(z, linear, forecasted, log_sigma)
             self._scale(ratio, row, spread, learn)
-            scores = self._score(z, ratio, row)
+            score, contribution = self._score(
+                z, self._level(z, row, event_time_us, learn), ratio, row
+            )
+            steps = z - past[self.spec.lags - 1 : -1]
+            steps *= steps
+            np.minimum(steps, CHANGE_CAP, out=steps)
+            change = np.add.reduce(steps, axis=1) / np.float32(x.shape[1])
             capped *= _HALF
             capped += log_sigma
             forecasted *= std
@@ -97,13 +109,14 @@ class SequenceKernel:
             if learn:
                 row["weight"][0] = weight[-1] + _ONE
             loss = np.add.reduce(capped, axis=1) / np.float32(x.shape[1])
-        return TileScores(*scores, forecasted, loss)
+        return TileScores(score, contribution, forecasted, loss, change)
 
     def _standardise(
         self, x: np.ndarray, row: np.ndarray, rate: np.ndarray, spread: np.ndarray, learn: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard values, and the standard deviations and means they come from, (T, F) each."""
-        mean, var, floor = row["mean"][0], row["var"][0], self._var_floor
+        mean, var = row["mean"][0], row["var"][0]
+        floor = self._var_floors[int(row["prior"][0])]
         high = np.float32(self.spec.normaliser.clip)
         low = -high
         zs, stds, means = (np.empty_like(x) for _ in range(3))
@@ -206,14 +219,32 @@ class SequenceKernel:
             _mul(scale, s, scale)
             _max(scale, least, scale)
 
+    def _level(
+        self, z: np.ndarray, row: np.ndarray, event_time_us: np.ndarray, learn: bool
+    ) -> np.ndarray:
+        """Distances (T, F) from what was usual at the time of day, which learns from them."""
+        bins = season_bin(event_time_us, self.spec.season_parts)
+        usual, weight = row["season"][0], row["season_weight"][0]
+        if not learn:
+            return z - usual[bins]
+        level, rate_min = np.empty_like(z), np.float32(1.0 / self.spec.season_events)
+        s = np.empty_like(z[0])
+        for value, out, at in zip(z, level, bins.tolist(), strict=True):
+            here = usual[at]
+            _sub(value, here, out)
+            weight[at] += _ONE
+            _mul(out, max(_ONE / max(weight[at], _ONE), rate_min), s)
+            _add(here, s, here)
+        return level
+
     def _score(
-        self, z: np.ndarray, ratio: np.ndarray, row: np.ndarray
+        self, z: np.ndarray, level: np.ndarray, ratio: np.ndarray, row: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Smoothed scores (T,) and contributions (T, F)."""
         parts = np.minimum(ratio[:, 0], ratio[:, 1])
-        level = z * z
+        level *= level
         np.minimum(level, np.float32(self.spec.cap), out=level)
-        level *= np.float32(self.spec.level_weight)
+        level *= level_weight(self.spec, z.shape[1])
         parts += level
         total = np.add.reduce(parts, axis=1)  # (T,)
         fresh = total / np.float32(z.shape[1])

@@ -115,7 +115,8 @@ def standardise_series(
     x = np.full((length, count, features), np.nan, np.float32)
     for i, one in enumerate(values):
         x[: lengths[i], i] = one
-    normaliser = Normaliser(spec, schema.bounds(), priors.std_floor, count)
+    normaliser = Normaliser(spec, schema.bounds(), count)
+    var_floor = np.square(priors.std_floor[1:] if known else priors.std_floor[:1])
     if known:
         mean, var = priors.entity_mean.copy(), priors.entity_var.copy()
     else:
@@ -126,6 +127,6 @@ def standardise_series(
         z = standard[t]
         normaliser.standardise(x[t], mean, var, weight, z, std)
         gain = np.isfinite(z)
-        normaliser.learn(np.where(gain, z, np.float32(0)), std, gain, mean, var, weight)
+        normaliser.learn(np.where(gain, z, np.float32(0)), std, gain, mean, var, weight, var_floor)
         weight += gain.any(axis=1, keepdims=True)
     return [standard[:n, i].copy() for i, n in enumerate(lengths)]

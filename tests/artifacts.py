@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from models import artifact, calibration, drift
+from models import artifact, calibration, drift, thresholds
 from models.forecaster import Forecaster, ScorePriors, weight_shapes
-from models.kernel import TERMS, ForecasterSpec
+from models.kernel import TERMS, TILES, ForecasterSpec
 from models.linear import Linear
 from models.normaliser import NormaliserSpec, Priors
 from models.schema import Feature, Schema
+
+EVENTS, WARMUP = 1_000, 50  # of each entity that an artifact is calibrated on
 
 KNOWN_ENTITIES = ("known-0", "known-1")  # entities the artifact has statistics of
 
@@ -36,7 +38,7 @@ def make_forecaster(
     priors = Priors(
         np.zeros(features, np.float32),
         np.ones(features, np.float32),
-        np.full(features, 1e-2, np.float32),
+        np.full((1 + known, features), 1e-2, np.float32),
         KNOWN_ENTITIES,
         rng.normal(size=(known, features)).astype(np.float32),
         np.full((known, features), 0.5, np.float32),
@@ -49,20 +51,47 @@ def make_forecaster(
     return Forecaster(schema, spec, weights, linear, priors, scores)
 
 
-def make_artifact(directory: Path, features: int = 3, hidden: int = 8, seed: int = 0) -> Path:
-    """Write an artifact for data of about mean 0 and variance 1; returns `directory`."""
+def make_artifact(
+    directory: Path,
+    features: int = 3,
+    hidden: int = 8,
+    seed: int = 0,
+    washout: int = 20,
+    calmer: float = 1.0,
+) -> Path:
+    """Write an artifact for data of about mean 0 and variance 1; returns `directory`.
+
+    It is calibrated on scores of noise, times `calmer`: on calmer data than that.
+    """
     rng = np.random.default_rng(seed)
     forecaster = make_forecaster(features, hidden, seed)
-    scores = np.abs(rng.normal(1.0, 0.2, 4_000)).astype(np.float32)
-    reference = drift.fit(
-        rng.normal(size=(4_000, features)).astype(np.float32), scores, scores.astype(np.float32)
-    )
+    scores, minutes = _scores_of_noise(forecaster, rng)
+    scores *= np.float32(calmer)
+    noise = rng.normal(size=(scores.size, features)).astype(np.float32)
+    reference = drift.fit(noise, scores.ravel(), scores.ravel())
     artifact.write(
         directory,
         forecaster,
-        calibration.fit(scores),
+        calibration.fit(scores.ravel()),
+        thresholds.fit(list(scores[: len(KNOWN_ENTITIES)]), [minutes] * len(KNOWN_ENTITIES)),
         reference,
-        washout_events=20,
+        washout_events=washout,
         training={"data": {"name": "random", "hash": "0" * 64}, "seed": seed},
     )
     return directory
+
+
+def _scores_of_noise(
+    forecaster: Forecaster, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N, T) of entities that only ever send noise, and their event times (T,)."""
+    count = TILES[0]
+    rows = np.zeros(count, np.dtype(list(forecaster.fields), align=True))
+    forecaster.fill_new(rows, ["never seen"] * count)
+    minutes, learn = np.arange(1, EVENTS + 1) * 60_000_000, np.ones(count, bool)
+    noise = rng.normal(size=(EVENTS, count, forecaster.schema.size)).astype(np.float32)
+    scores = [
+        forecaster.step(x, rows, np.full(count, time_us), learn).score
+        for x, time_us in zip(noise, minutes.tolist(), strict=True)
+    ]
+    return np.stack(scores, axis=1)[:, WARMUP:], minutes[WARMUP:]

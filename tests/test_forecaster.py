@@ -10,7 +10,7 @@ from artifacts import KNOWN_ENTITIES, make_forecaster
 from models import selftest
 from models.errors import ArtifactError, ConfigError
 from models.forecaster import Forecaster
-from models.kernel import TILES, ForecasterSpec, TileScores
+from models.kernel import DAY_US, TILES, ForecasterSpec, TileScores
 from models.normaliser import NormaliserSpec
 from models.sequences import new_rows
 
@@ -111,12 +111,58 @@ def test_score_is_the_root_of_both_smoothed_means_of_the_smaller_residual():
     for event in x[:-1]:
         forecaster.step(np.tile(event, (TILES[1], 1)), rows, TIMES, LEARN)
     before, scale = rows["smoothed"][0].copy(), rows["scale"][0].copy()
+    usual = rows["season"][0, 0].copy()
     told = forecaster.step(np.tile(x[-1], (TILES[1], 1)), rows, TIMES, LEARN)
     ratio = forecaster.squared_residuals(TILES[1])[0] / scale
-    parts = np.minimum(ratio.min(axis=0), spec.cap) + spec.level_weight * x[-1] ** 2
+    level = spec.level_weight / 3**0.8 * (x[-1] - usual) ** 2
+    parts = np.minimum(ratio.min(axis=0), spec.cap) + level
     smoothed = before + np.array(spec.alphas) * (parts.mean() - before)
     assert told.score[0] == pytest.approx(np.sqrt(smoothed.mean()), rel=1e-5)
     assert told.contribution[0] == pytest.approx(parts / parts.sum(), rel=1e-4)
+
+
+def test_usual_level_of_a_part_of_the_day_is_the_mean_of_what_was_learned_in_it():
+    forecaster = standard(make_forecaster(normaliser=IDENTITY))
+    rows = new_rows(forecaster, [KNOWN_ENTITIES[0]] * TILES[1])
+    learned = LEARN.copy()
+    learned[1] = False
+    monday, saturday = 19_996, 20_001  # days since 1970
+    learnt = [(monday, 0, [1.0, 2.0, 0.5]), (monday, 3, [-1.0, -2.0]), (saturday, 1, [4.0])]
+    for day, quarter, values in learnt:
+        when = np.full(TILES[1], day * DAY_US + quarter * DAY_US // 4, np.int64)
+        for value in values:
+            forecaster.step(np.full((TILES[1], 3), value, np.float32), rows, when, learned)
+    assert rows["season"][0, :, 0] == pytest.approx([3.5 / 3, 0, 0, -1.5, 0, 4, 0, 0])
+    assert rows["season_weight"][0].tolist() == [3, 0, 0, 2, 0, 1, 0, 0]
+    assert not rows["season"][1].any()
+
+
+def test_a_daily_wave_is_no_surprise_once_it_is_known_and_is_one_at_the_wrong_hour():
+    forecaster = standard(make_forecaster(normaliser=IDENTITY))
+    rows = new_rows(forecaster, [KNOWN_ENTITIES[0]] * TILES[1])
+    minutes = np.arange(0, 6 * 1_440, 10)
+    wave = np.where(minutes % 1_440 < 720, 1.5, -1.5).astype(np.float32)
+    wave[-36:] *= -1  # the last six hours: the other half of the day
+    told = [
+        forecaster.step(
+            np.full((TILES[1], 3), value, np.float32),
+            rows,
+            np.full(TILES[1], minute * 60_000_000),
+            LEARN,
+        ).score[0]
+        for minute, value in zip(minutes.tolist(), wave, strict=True)
+    ]
+    usual = np.array(told)[-400:-36]
+    assert np.median(told[-20:]) > 1.5 * np.median(usual)
+    assert np.median(usual) < np.median(told[20:100])
+
+
+def test_change_is_the_capped_mean_square_of_the_step_from_the_last_event():
+    forecaster = standard(make_forecaster(normaliser=IDENTITY))
+    x = np.array([[0.5, 1.0, 0.0], [1.5, np.nan, 10.0]], np.float32)
+    told, _ = run(forecaster, x, entity=KNOWN_ENTITIES[0])
+    assert told[0].change[0] == 0.0
+    assert told[1].change[0] == pytest.approx((1.0 + 9.0) / 2)
 
 
 def test_first_event_of_an_entity_is_not_surprising():

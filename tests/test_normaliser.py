@@ -17,7 +17,7 @@ class Entity:
     ) -> None:
         self.mean, self.var = (np.full((1, 1), v, np.float32) for v in (mean, var))
         self.weight = np.full((1, 1), weight, np.float32)
-        self.normaliser = Normaliser(spec, bounds, np.full(1, 1e-3, np.float32), 1)
+        self.normaliser = Normaliser(spec, bounds, 1)
 
     def see(self, value: float, learn: bool = True) -> float:
         z, std = np.empty((2, 1, 1), np.float32)
@@ -25,7 +25,8 @@ class Entity:
         self.normaliser.standardise(x, self.mean, self.var, self.weight, z, std)
         gain = np.full((1, 1), float(learn and np.isfinite(value)), np.float32)
         told = np.nan_to_num(z, nan=7.0)
-        self.normaliser.learn(told, std, gain, self.mean, self.var, self.weight)
+        floor = np.full((1, 1), 1e-6, np.float32)
+        self.normaliser.learn(told, std, gain, self.mean, self.var, self.weight, floor)
         self.weight += gain
         return float(z[0, 0])
 
@@ -77,7 +78,7 @@ def test_values_are_clipped_to_the_bounds_of_the_schema():
 
 def test_constant_feature_keeps_a_floor_and_its_jump_is_the_largest_standard_value():
     priors = fit_priors(["a"], [np.zeros((50, 1), np.float32)])
-    assert priors.std_floor[0] == np.float32(1e-3)
+    assert priors.std_floor.tolist() == [[np.float32(1e-3)], [np.float32(1e-3)]]
     entity = Entity(0.0, float(priors.entity_var[0, 0]), 1e4, NormaliserSpec())
     assert entity.see(0.5) == NormaliserSpec().clip
 
@@ -95,3 +96,13 @@ def test_priors_are_the_moments_of_each_entity_without_missing_values():
 def test_unusable_settings_are_refused_by_name(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         NormaliserSpec(**bad)
+
+
+def test_the_floor_of_an_entity_follows_from_its_own_spread_and_only_if_it_moved():
+    rng = np.random.default_rng(0)
+    large, small = rng.normal(1e8, 1e7, (500, 1)), rng.normal(5.0, 1.0, (500, 1))
+    priors = fit_priors(["large", "small", "flat"], [large, small, np.full((500, 1), 3.0)])
+    floors = dict(zip(["pool", "large", "small", "flat"], priors.std_floor[:, 0], strict=True))
+    assert floors["large"] == pytest.approx(1e5, rel=0.1)
+    assert floors["small"] == pytest.approx(1e-2, rel=0.1)
+    assert floors["flat"] == floors["pool"] > 1e4
