@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import msgspec
 from kafka import KafkaConsumer
 
+from models.scored import NEW_NORMAL
 from pipeline import broker, wording
 from pipeline.progress import Say, say
 from pipeline.summary import once_in
@@ -127,14 +128,18 @@ def line(alert: Mapping[str, Any], colour: bool = False) -> str:
     """An alert as one line; what came from outside cannot steer the terminal."""
     entity = wording.plain(alert["entity_id"])
     time_us, opened_us = alert["event"]["time_us"], alert["window"]["opened_time_us"]
+    lasted = f"{wording.duration(max(0, time_us - opened_us))}, {alert['window']['events']} events"
+    features = alert["features"][:FEATURES_SHOWN]
     if alert["status"] == "closed":
         word = "closed"
-        lasted = wording.duration(max(0, time_us - opened_us))
-        told = f"back to normal after {lasted}, {alert['window']['events']} events"
+        told = f"back to normal after {lasted}"
+        if alert.get("reason") == NEW_NORMAL:
+            told = f"new normal after {lasted}: {', '.join(map(_moved, features))}"
     else:
         word = str(alert["severity"])
-        features = ", ".join(_feature(one) for one in alert["features"][:FEATURES_SHOWN])
-        told = f"{wording.rarity(once_in(alert))}: {features}"
+        told = f"{wording.rarity(once_in(alert))}: {', '.join(map(_feature, features))}"
+        if alert["status"] == "updated":
+            told = f"still, after {lasted}, {told}"
     mark = f"{wording.plain(word):<8}"
     if colour:
         mark = f"{_COLOURS.get(word, '')}{mark}{_PLAIN}"
@@ -169,6 +174,11 @@ def _feature(record: Mapping[str, Any]) -> str:
     name = wording.plain(record["name"])
     value, expected = wording.number(record["value"]), wording.number(record["expected"])
     return f"{name} {value} (expected {expected})"
+
+
+def _moved(record: Mapping[str, Any]) -> str:
+    name = wording.plain(record["name"])
+    return f"{name} {wording.number(record['expected'])} -> {wording.number(record['value'])}"
 
 
 def _messages(consumer: KafkaConsumer, idle_s: float | None) -> Iterator[AlertMessage]:

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.alerting import CALM_EVENTS
 from models.artifact import Artifact
 from models.errors import ConfigError
-from models.scorer import Scorer
-from pipeline import graph, preflight
+from pipeline import graph, preflight, wording
 from pipeline.config import Config, parse_start
 from pipeline.replay import Listener, Replay, run_in_process, run_on_flink
 from pipeline.report import ReportData, render, worst_first
@@ -156,7 +156,6 @@ def _write(
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     worst = worst_first(every, episodes_of(replay.alerts))[:REPORT_ENTITIES_MAX]
     shown = with_values(worst, graph.source(config, artifact), ranges)
-    policy = config.alerts
     page = render(
         ReportData(
             f"Backtest of {config.input.topic}",
@@ -164,7 +163,6 @@ def _write(
             summary,
             artifact.schema.names,
             shown,
-            float(Scorer(artifact, config.scoring, policy).threshold),
             replay.alerts,
             facts(config, artifact),
         )
@@ -220,12 +218,13 @@ def with_values(
 def facts(config: Config, artifact: Artifact) -> dict[str, str]:
     """What a reader of a report needs to know to run it again."""
     policy = config.alerts
+    cooldown, after = wording.duration(int(policy.cooldown_s * 1e6)), policy.new_normal_after
+    lasting = f", or is the new normal after {after:,} settled events" if after else ""
     return {
         "model": artifact.digest,
-        "an alert opens": f"when {policy.k} of {policy.n} events of an entity are at least "
-        f"once in {policy.once_in:,.0f}",
-        "an alert closes": f"after {policy.close_after} events in a row less rare than "
-        f"once in {policy.close_once_in:,.0f}",
+        "messages": f"at most {policy.per_entity_day:g} per entity and day, at least {cooldown} "
+        "apart; at first and after quiet days some more",
+        "an alert closes": f"when the entity has been calm for {CALM_EVENTS} events{lasting}",
     }
 
 

@@ -100,7 +100,7 @@ class Scoring(ScoringPolicy):
 
 @dataclass(frozen=True, slots=True)
 class Alerts(AlertPolicy):
-    """When an alert opens and closes, and where it goes."""
+    """How many messages people get, and where they go."""
 
     topic: str = "anomaly.alerts.v1"
 

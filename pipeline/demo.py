@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from models.artifact import Artifact
 from models.errors import ConfigError
-from models.scorer import Scorer
 from pipeline import alerts_tail, config, preflight, wording
 from pipeline.backtest import facts
 from pipeline.config import Config
@@ -89,7 +88,7 @@ def _replayed(
             if kind == files.SCORES:
                 with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
                     advance(sum(batch.num_rows for batch in reader))
-            elif (alert := msgspec.json.decode(value))["status"] == "opened":
+            elif (alert := msgspec.json.decode(value))["status"] != "closed":
                 tell(alerts_tail.line(alert))
 
         reading = ReplayArchive(str(archive))
@@ -143,7 +142,6 @@ def _report(
         summary,
         sample.schema.names,
         series,
-        float(Scorer(artifact, settings.scoring, settings.alerts).threshold),
         replay.alerts,
         {
             **facts(settings, artifact),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -34,6 +34,25 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a panel."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something that people were told."""
+
+    time_us: int
+    #: What the score had to pass.
+    threshold: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
 class Band:
     """A marked stretch of time."""
 
@@ -54,8 +73,8 @@ class Panel:
     top: float
     path: str
     ticks: tuple[Tick, ...]
-    #: Height of the threshold line; None for no such line.
-    threshold: float | None = None
+    #: Messages: when they were sent, and the score that had to be passed then.
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +137,33 @@ def value_panel(
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     pad = (high - low) * 0.06 or max(abs(high), 1.0) * 0.5
-    return _panel(label, "value", place, axis, time_us, values, (low - pad, high + pad), float)
+    bounds = (low - pad, high + pad)
+    height = _heights(place, bounds)
+    ticks = [Tick(height(mark), _short(mark)) for mark in round_marks(*bounds)]
+    return _panel(label, "value", place, axis, time_us, values, bounds, ticks)
 
 
 def score_panel(
-    place: int, axis: TimeAxis, time_us: np.ndarray, score: np.ndarray, threshold: float
+    place: int,
+    axis: TimeAxis,
+    time_us: np.ndarray,
+    score: np.ndarray,
+    unit: float,
+    messages: Sequence[Message] = (),
 ) -> Panel:
-    """The score panel: linear up to about the threshold, logarithmic beyond it.
+    """The score panel: linear up to about `unit`, logarithmic beyond it.
 
-    Scores of incidents lie orders of magnitude above the threshold; on a linear axis
-    everything else would be a flat line.
+    Scores of incidents lie orders of magnitude above those that are told at all; on a linear
+    axis everything else would be a flat line.
+
+    Args:
+        place: from the top, 0 first.
+        axis: the time that is shown.
+        time_us: (T,) int64.
+        score: (T,).
+        unit: above 0; about the score from which on events are told.
+        messages: drawn where they lie inside, at what the score had to pass.
     """
-    unit = max(abs(threshold), 1e-6)
 
     def squash(value: float) -> float:
         return math.asinh(value / unit * 2)
@@ -137,9 +171,19 @@ def score_panel(
     squashed = np.arcsinh(np.asarray(score, np.float64) / unit * 2)
     finite = squashed[np.isfinite(squashed)]
     low = min(float(finite.min(initial=0.0)), 0.0)
-    high = max(float(finite.max(initial=0.0)), squash(threshold) * 1.25)
+    high = max(float(finite.max(initial=0.0)), squash(unit) * 1.25)
     bounds = (low, high + 0.06 * (high - low))
-    return _panel("score", "score", place, axis, time_us, squashed, bounds, squash, threshold)
+    height = _heights(place, bounds)
+    scales = [0.0, unit] + [unit * 10**power for power in range(1, 12)]
+    inside = [value for value in scales if squash(value) <= high]
+    ticks = [Tick(height(squash(one)), _short(one)) for one in inside[:2] + inside[2:][-2:]]
+    marks = [
+        Mark(round(float(axis.x(one.time_us)), 1), height(squash(one.threshold)), one.title)
+        for one in messages
+        if axis.first_us <= one.time_us <= axis.last_us
+    ]
+    panel = _panel("score", "score", place, axis, time_us, squashed, bounds, ticks)
+    return replace(panel, marks=tuple(marks))
 
 
 def _panel(
@@ -150,30 +194,21 @@ def _panel(
     time_us: np.ndarray,
     drawn: np.ndarray,
     bounds: tuple[float, float],
-    scale: Callable[[float], float],
-    threshold: float | None = None,
+    ticks: Sequence[Tick],
 ) -> Panel:
-    top = TOP + place * (PANEL_HEIGHT + PANEL_GAP)
-    low, high = bounds
-
-    def y(value: float) -> float:
-        return round(top + PANEL_HEIGHT * (1 - (value - low) / (high - low)), 1)
-
-    if threshold is None:
-        ticks = [Tick(y(scale(mark)), _short(mark)) for mark in round_marks(low, high)]
-    else:
-        ticks = _score_ticks(y, scale, threshold, high)
+    top, (low, high) = _top(place), bounds
     heights = top + PANEL_HEIGHT * (1 - (drawn - low) / (high - low))
-    line = None if threshold is None else y(scale(threshold))
-    return Panel(label, kind, top, path(axis.x(time_us), heights), tuple(ticks), line)
+    return Panel(label, kind, top, path(axis.x(time_us), heights), tuple(ticks))
 
 
-def _score_ticks(
-    y: Callable[[float], float], scale: Callable[[float], float], threshold: float, high: float
-) -> list[Tick]:
-    marks = [0.0, threshold] + [threshold * 10**power for power in range(1, 12)]
-    inside = [mark for mark in marks if scale(mark) <= high]
-    return [Tick(y(scale(mark)), _short(mark)) for mark in inside[:2] + inside[2:][-2:]]
+def _heights(place: int, bounds: tuple[float, float]) -> Callable[[float], float]:
+    """Where values lie in the panel at `place` that shows what lies within `bounds`."""
+    low, high = bounds
+    return lambda value: round(_top(place) + PANEL_HEIGHT * (1 - (value - low) / (high - low)), 1)
+
+
+def _top(place: int) -> float:
+    return TOP + place * (PANEL_HEIGHT + PANEL_GAP)
 
 
 def round_marks(low: float, high: float, count: int = 3) -> list[float]:

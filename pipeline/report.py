@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from models.scored import NEW_NORMAL
 from pipeline import plots, wording
 from pipeline.plots import Figure, TimeAxis
 from pipeline.summary import Alert, Episode, Incident, ScoredSeries, episodes_of, incidents_of
@@ -21,13 +22,14 @@ TEMPLATE = Path(__file__).with_name("report.html")
 ENTITIES_SHOWN = 12  # the worst ones; 12 keep the file below 1.5 MB
 ALERTS_SHOWN, ALERTS_SHOWN_FIRST = 200, 15  # the rest of them is folded away
 FEATURES_SHOWN = 3
-CLOSE_UP_EVENTS = 150  # on each side of the episode
+CLOSE_UP_EVENTS = 150  # on each side of the alert
 
 # The headline, in this order: key of the summary, what people call it, what it means.
 HEADLINES = (
     ("events", "events", "scored"),
     ("entities", "entities", "each with a memory of its own"),
-    ("alerts", "alerts", "episodes, however long they last"),
+    ("alerts", "alerts", "from opening to closing, however long"),
+    ("messages", "messages", "alerts that opened, and reminders"),
     ("events_labelled", "incidents", "runs of events labelled anomalous"),
     ("event_recall", "recall", "share of labelled incidents that an alert overlaps"),
     ("false_alerts_per_entity_day", "false alerts", "per entity and day"),
@@ -45,9 +47,7 @@ class ReportData:
     summary: Mapping[str, Any]
     feature_names: tuple[str, ...]
     series: Sequence[ScoredSeries]
-    #: Score at which an event counts towards an alert.
-    threshold: float
-    #: Alert records, opened and closed.
+    #: Alert records: opened, updated and closed.
     alerts: Sequence[Alert]
     #: Further facts for the foot of the page, name and value.
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -159,6 +159,8 @@ def _alert_row(
         judgement = "hit" if hit else "false"
     open_ = episode.closed_us is None
     lasted = "still open" if open_ else wording.duration(episode.closed_us - episode.opened_us)  # type: ignore[operator]
+    if episode.reason == NEW_NORMAL:
+        lasted += ", new normal"
     return _AlertRow(
         wording.plain(episode.entity_id),
         anchors.get(episode.entity_id),
@@ -252,7 +254,9 @@ def _figure(
         )
         for place, column in enumerate(features)
     ]
-    panels.append(plots.score_panel(len(panels), axis, time_us, score, report.threshold))
+    told = [_message(record) for episode in episodes for record in episode.messages]
+    unit = _unit(one, told)
+    panels.append(plots.score_panel(len(panels), axis, time_us, score, unit, told))
     bands = [
         axis.band(
             "incident",
@@ -271,6 +275,20 @@ def _figure(
         )
         bands.append(axis.band("alert", episode.opened_us, last, title))
     return plots.figure(caption, axis, panels, bands)
+
+
+def _message(record: Alert) -> plots.Message:
+    word = "opened" if record["status"] == "opened" else "told again"
+    time_us, threshold = int(record["event"]["time_us"]), float(record["threshold"])
+    title = f"{word}, {wording.moment(time_us)} UTC, threshold {wording.number(threshold)}"
+    return plots.Message(time_us, threshold, title)
+
+
+def _unit(one: ScoredSeries, told: Sequence[plots.Message]) -> float:
+    """The score up to which the axis is linear: a threshold, or the top score if none is known."""
+    known = [message.threshold for message in told] or one.score[np.isfinite(one.score)].tolist()
+    unit = float(np.median(known)) if told else max(known, default=0.0)
+    return float(f"{unit:.2g}") if unit > 0 else 1.0
 
 
 def _count(count: int, noun: str) -> str:

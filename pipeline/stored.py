@@ -220,6 +220,10 @@ def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
             "events": int(row["episode_events"]),
             "since_us": int(row["episode_time_us"]) if row["episode_events"] else None,
         },
+        "budget": {
+            "threshold": float(np.exp(row["theta"])),
+            "credit": float(row["credit"]),
+        },
         "hidden": {
             "size": int(row["hidden"].size),
             "norm": float(np.linalg.norm(row["hidden"])),

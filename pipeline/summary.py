@@ -1,9 +1,9 @@
 """Sets alerts against labels: how many incidents were found, and at what price.
 
-An incident is a run of labelled events of one entity. It is found if an alert episode
-overlaps it. An episode that overlaps no incident is a false alert. Entities without
+An incident is a run of labelled events of one entity. It is found if an alert, from opening
+to closing, overlaps it. One that overlaps no incident is a false alert. Entities without
 labels count neither way. Because a random detector finds long incidents too, the
-recall it would reach with as many and as long episodes is reported beside the real one.
+recall it would reach with as many and as long alerts is reported beside the real one.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ class Episode:
     opened_us: int
     #: None while it is open.
     closed_us: int | None
+    #: Why it closed, as in the alert record; None while it is open.
+    reason: str | None
     #: The rarest event reported.
     once_in: float
     severity: str
-    #: The alert that opened it, or the one that closed it if only that is known.
+    #: The record of its opening, or the first known one.
     alert: Alert
+    #: Records of what people were told: that it opened, and reminders. In order of time.
+    messages: tuple[Alert, ...]
 
     def overlaps(self, incident: Incident) -> bool:
         """Whether the two share a moment."""
@@ -74,7 +78,7 @@ def summarise(
 
     Args:
         series: every entity that was scored.
-        alerts: alert records, opened and closed, repeats allowed.
+        alerts: alert records, repeats allowed.
         seconds: wall-clock time of the run.
         extras: added as they are, for instance `dead_letters`.
 
@@ -109,6 +113,7 @@ def summarise(
         "incidents_found": len(delays),
         "false_alerts": false_alerts,
         "entity_days": round(days, 3),
+        "messages": sum(len(episode.messages) for episode in episodes),
         "event_recall_by_chance": recall_by_chance(labelled, episodes),
         "detection_delay_s_median": float(np.median(delays)) / 1e6 if delays else None,
         **extras,
@@ -116,29 +121,31 @@ def summarise(
 
 
 def episodes_of(alerts: Iterable[Alert]) -> list[Episode]:
-    """Pair alerts that opened with those that closed, in the order of opening."""
-    opened: dict[str, Alert] = {}
-    closed: dict[str, Alert] = {}
+    """Put the records of each alert together, in the order of opening."""
+    records: dict[str, dict[str, Alert]] = {}
     for alert in alerts:
-        (opened if alert["status"] == "opened" else closed)[alert["episode_id"]] = alert
-    episodes = []
-    for episode_id in opened.keys() | closed.keys():
-        first = opened.get(episode_id) or closed[episode_id]
-        last = closed.get(episode_id)
-        reported = [first] if last is None else [first, last]
-        rarest = max(reported, key=once_in)
-        episodes.append(
-            Episode(
-                episode_id,
-                first["entity_id"],
-                int(first["window"]["opened_time_us"]),
-                None if last is None else int(last["event"]["time_us"]),
-                once_in(rarest),
-                rarest["severity"],
-                first,
-            )
-        )
+        records.setdefault(alert["episode_id"], {})[alert["id"]] = alert
+    episodes = [_episode(episode_id, found.values()) for episode_id, found in records.items()]
     return sorted(episodes, key=lambda e: (e.opened_us, e.entity_id, e.episode_id))
+
+
+def _episode(episode_id: str, records: Iterable[Alert]) -> Episode:
+    ordered = sorted(records, key=lambda one: int(one["event"]["time_us"]))
+    messages = tuple(one for one in ordered if one["status"] != "closed")
+    closed = next((one for one in ordered if one["status"] == "closed"), None)
+    first = next((one for one in ordered if one["status"] == "opened"), ordered[0])
+    rarest = max(ordered, key=once_in)
+    return Episode(
+        episode_id,
+        first["entity_id"],
+        int(first["window"]["opened_time_us"]),
+        None if closed is None else int(closed["event"]["time_us"]),
+        None if closed is None else closed.get("reason"),
+        once_in(rarest),
+        rarest["severity"],
+        first,
+        messages,
+    )
 
 
 def once_in(alert: Alert) -> float:

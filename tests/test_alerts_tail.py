@@ -61,6 +61,19 @@ def test_a_closed_alert_says_how_long_it_lasted() -> None:
     )
 
 
+def test_a_closed_alert_says_what_the_new_normal_is() -> None:
+    assert line({**ALERT, "status": "closed", "reason": "new_normal"}) == (
+        "2024-01-01 00:00:05  closed    web-1  new normal after 5 s, 3 events: "
+        "cpu 0.125 -> 0.75, disk 3.4M -> missing"
+    )
+
+
+def test_a_reminder_says_since_when() -> None:
+    assert line({**ALERT, "status": "updated"}).startswith(
+        "2024-01-01 00:00:05  critical  web-1  still, after 5 s, 3 events, once in 120,000: cpu"
+    )
+
+
 def test_a_rarity_beyond_json_is_told() -> None:
     assert "or rarer" in line({**ALERT, "once_in": None})
 

@@ -11,12 +11,22 @@ from pipeline.config import from_dict, load, parse_start
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ({"artifact": "a", "alerts": {"onse_in": 3}}, "alerts.onse_in: unknown key; did you mean"),
+        (
+            {"artifact": "a", "alerts": {"cooldown": 3}},
+            "alerts.cooldown: unknown key; did you mean",
+        ),
         ({"artifact": "a", "colour": 1}, "config: colour: unknown key; known are"),
         ({"artifact": "a", "input": {"limits": {"x": 1}}}, "input.limits.x: unknown key"),
         ({}, "missing required field `artifact`"),
-        ({"artifact": "a", "alerts": {"k": "three"}}, "alerts.k: expected `int`, got `str`"),
-        ({"artifact": "a", "alerts": {"k": 9}}, "1 <= k <= n <= 64; got k = 9"),
+        (
+            {"artifact": "a", "alerts": {"per_entity_day": "one"}},
+            "alerts.per_entity_day: expected `float`, got `str`",
+        ),
+        (
+            {"artifact": "a", "alerts": {"per_entity_day": 0}},
+            "alerts: per_entity_day must be above 0 and at most 86400; got 0",
+        ),
+        ({"artifact": "a", "alerts": {"cooldown_s": -1}}, "cooldown_s must be 0 to 2592000"),
         ({"artifact": "a", "alerts": None}, "alerts: expected `object`, got `null`"),
         ({"artifact": "a", "scoring": {"shards": 0}}, "scoring.shards: must be at least 1; got 0"),
         ({"artifact": "a", "input": {"start": "noon"}}, "got 'noon'"),
@@ -54,11 +64,15 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
 
 def test_overrides_come_after_the_file(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("artifact: model\nalerts: {k: 2}\n")
-    config = load(path, ["alerts.k=4", "input.topic=other", "scores.topic=null"])
-    assert (config.alerts.k, config.input.topic, config.scores.topic) == (4, "other", None)
+    path.write_text("artifact: model\nalerts: {per_entity_day: 2}\n")
+    config = load(path, ["alerts.per_entity_day=4", "input.topic=other", "scores.topic=null"])
+    assert (config.alerts.per_entity_day, config.input.topic, config.scores.topic) == (
+        4,
+        "other",
+        None,
+    )
     with pytest.raises(ConfigError, match="must be section.key=value"):
-        load(path, ["alerts.k"])
+        load(path, ["alerts.per_entity_day"])
     with pytest.raises(ConfigError, match="'artifact' in 'artifact.x' is not a section"):
         load(path, ["artifact.x=1"])
 

@@ -39,7 +39,7 @@ def config(artifact_dir):
         {
             "artifact": str(artifact_dir),
             "scoring": {"shards": 3, "warmup_events": 30},
-            "alerts": {"once_in": 50, "close_once_in": 5, "k": 2, "n": 3, "close_after": 5},
+            "alerts": {"per_entity_day": 100, "cooldown_s": 600},
         }
     )
 
@@ -77,8 +77,8 @@ def test_alerts_carry_what_the_pager_needs(replay, artifact):
     assert {alert["entity_id"] for alert in opened} == {"a", "b", "c", "d", "known-0"}
     alert = opened[0]
     assert set(alert) == {
-        "id", "episode_id", "status", "severity", "entity_id", "event", "score", "threshold",
-        "once_in", "model", "features", "window", "explanation",
+        "id", "episode_id", "status", "reason", "severity", "entity_id", "event", "score",
+        "threshold", "once_in", "model", "features", "window", "explanation",
     }  # fmt: skip
     assert alert["model"]["digest"] == artifact.digest
     assert set(alert["event"]) == {"topic", "partition", "offset", "row", "time_us"}
@@ -158,4 +158,4 @@ def test_policies_of_the_live_job_reach_the_scorer(config, artifact):
     spec = graph.scoring(config, artifact, graph.live_state(config), is_live=True)._spec
     assert isinstance(spec.scoring, ScoringPolicy)
     assert isinstance(spec.alerts, AlertPolicy)
-    assert (spec.scoring.warmup_events, spec.alerts.k) == (30, 2)
+    assert (spec.scoring.warmup_events, spec.alerts.per_entity_day) == (30, 100)

@@ -30,7 +30,7 @@ from models.table import EntityTable
 
 NOW_US = 1_704_067_200_000_000  # the Kafka timestamp of every message
 SECOND, DAY, YEAR = 1_000_000, 86_400_000_000, 365 * 86_400_000_000
-EAGER = AlertPolicy(once_in=5, close_once_in=2, k=1, n=1, close_after=2, critical_once_in=8)
+EAGER = AlertPolicy(5_000, 120, new_normal_after=40, critical_once_in=8)
 STRICT = ScoringPolicy("set_aside", entities_per_shard_max=2, entity_ttl_s=60, warmup_events=0)
 TINY, HUGE = 1e-45, 3.4028234e38  # the smallest denormal and the largest float32
 FITTING = [0.0, -0.0, TINY, -TINY, 1.1754942e-38, 1e38, -1e38, HUGE, -HUGE, 1e20, 1.0, None]

@@ -35,6 +35,7 @@ def _alert(series: ScoredSeries, row: int, status: str = "opened", **more: Any) 
         "event": {"time_us": at},
         "window": {"opened_time_us": opened, "events": 5},
         "once_in": 12_345.0,
+        "threshold": 0.25,
         "severity": "warning",
         "features": [{"name": "f1", "value": 0.75, "expected": 0.125, "contribution": 0.6}],
         **more,
@@ -49,7 +50,6 @@ def _report(series: list[ScoredSeries], alerts: list[dict[str, Any]], **more: An
         "summary": summarise(series, alerts, 1.5),
         "feature_names": tuple(f"f{i}" for i in range(width)),
         "series": series,
-        "threshold": 0.95,
         "alerts": alerts,
     }
     return ReportData(**(defaults | more))
@@ -177,12 +177,25 @@ def test_reports_without_alerts_labels_or_variation_are_rendered() -> None:
     _Elements(render(_report([], [])))
 
 
-def test_score_marks_name_the_threshold() -> None:
+def test_messages_are_marked_at_the_score_they_had_to_pass() -> None:
     axis = plots.TimeAxis(0, 100)
     times = np.arange(100, dtype=np.int64)
-    panel = plots.score_panel(0, axis, times, np.linspace(0, 5000, 100), 2.0)
+    told = [plots.Message(50, 2.0, "opened"), plots.Message(70, 200.0, "told again")]
+    told.append(plots.Message(101, 2.0, "outside"))
+    panel = plots.score_panel(0, axis, times, np.linspace(0, 5000, 100), 2.0, told)
     assert [tick.text for tick in panel.ticks] == ["0", "2", "200", "2k"]
-    assert panel.threshold == panel.ticks[1].at
+    assert [(mark.x, mark.title) for mark in panel.marks] == [(450, "opened"), (630, "told again")]
+    assert [mark.y for mark in panel.marks] == [panel.ticks[1].at, panel.ticks[2].at]
+
+
+def test_a_reminder_is_marked_and_a_new_normal_named() -> None:
+    one = _series("a")
+    reminder = _alert(one, 9, "updated", event={"time_us": int(one.event_time_us[20])})
+    closed = _alert(one, 9, "closed", reason="new_normal")
+    page = render(_report([one], [_alert(one, 9), reminder, closed]))
+    assert page.count('<path class="message"') == 1 + 2 * 2  # the legend, two marks, two figures
+    assert "told again" in page
+    assert "5 min, new normal" in page
 
 
 def test_time_marks_are_round_and_few() -> None:

@@ -6,13 +6,14 @@ from artifacts import KNOWN_ENTITIES, make_artifact
 from blocks import START_US, STEP_US, make_block
 
 from models import artifact as artifacts
-from models.alerting import AlertPolicy
+from models.alerting import VERDICTS, AlertPolicy
 from models.errors import ConfigError
+from models.scored import NEW_NORMAL
 from models.scorer import Scorer, ScoringPolicy
 from models.table import EntityTable
 from models.tiles import FEW_EVENTS, _few_waves, waves
 
-EAGER = AlertPolicy(once_in=50, close_once_in=5, k=2, n=3, close_after=5, critical_once_in=1e8)
+EAGER = AlertPolicy(per_entity_day=1_000, cooldown_s=600, critical_once_in=1e8)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_an_alert_says_what_came_and_what_was_expected(artifact):
     assert (name, value) == ("f01", 900.0)
     assert abs(expected) < 900
     assert share == max(s for *_, s in opened.features) > 0.3
-    assert opened.once_in >= EAGER.once_in
+    assert opened.score > opened.threshold
 
 
 def test_a_closed_alert_names_the_episode_it_closes(artifact):
@@ -137,11 +138,54 @@ def test_a_closed_alert_names_the_episode_it_closes(artifact):
     features = rng.normal(scale=0.1, size=(400, 3)).astype(np.float32)
     features[40:44, :] = 900.0
     scored, _ = step(artifact, make_block([KNOWN_ENTITIES[0]] * 400, features=features))
-    opened, closed = scored.transitions[:2]
+    opened, closed = (one for one in scored.transitions if one.status != "updated")
     assert (opened.status, closed.status) == ("opened", "closed")
     assert closed.opened_offset == opened.offset < closed.offset
     assert closed.events == closed.offset - opened.offset + 1
     assert closed.peak >= opened.score
+
+
+def at_new_normal(artifact, policy):
+    """A scorer, and a table whose only entity has just been told that its level is normal."""
+    scorer = Scorer(artifact, policy, AlertPolicy(20, 600, new_normal_after=30))
+    table = EntityTable(scorer.layout)
+    features = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
+    features[200:] += 8
+    for i in range(400):
+        scored = scorer.step(table, make_block(["a"], first=i, features=features[i : i + 1]))
+        if any(told.reason == NEW_NORMAL for told in scored.transitions):
+            return scorer, table, i
+    raise AssertionError("no new normal")
+
+
+def test_a_new_normal_starts_as_a_new_entity_with_the_budget_it_had(artifact):
+    _, table, _ = at_new_normal(artifact, ScoringPolicy(warmup_events=20))
+    row = table.rows[0]
+    assert (row["seen"], row["weight"], row["season_weight"].any()) == (0, 0, False)
+    assert row["smoothed"].tolist() == [artifact.forecaster.score_priors.score**2] * 2
+    assert (row["surprised"], row["settled_events"], row["episode_events"]) == (0, 0, 0)
+    fresh = table.rows[:1].copy()
+    Scorer(artifact, ScoringPolicy(), AlertPolicy(20, 600))._judge.fill_new(fresh)
+    assert row["credit"] != fresh["credit"][0]
+    assert row["theta"] > fresh["theta"][0]
+    assert abs(row["mean"]).max() < 4  # until the next event
+
+
+def test_an_entity_at_its_new_normal_does_not_leave_as_one_that_was_erased(artifact):
+    scorer, table, _ = at_new_normal(artifact, ScoringPolicy(warmup_events=20))
+    before = table.digest_of_rows()
+    scorer.evict(table)
+    assert table.digest_of_rows() == before
+
+
+def test_an_entity_at_its_new_normal_is_forgotten_like_any_other(artifact):
+    policy = ScoringPolicy(warmup_events=20, entity_ttl_s=3600)
+    scorer, table, last = at_new_normal(artifact, policy)
+    later = make_block(["a"] * 5, first=last + 100)
+    scored = scorer.step(table, later)
+    fresh = EntityTable(scorer.layout)
+    np.testing.assert_array_equal(scored.score, scorer.step(fresh, later).score)
+    assert table.rows["credit"][0] == fresh.rows["credit"][0]
 
 
 def test_hostile_values_leave_all_state_finite(artifact):
@@ -158,3 +202,13 @@ def test_hostile_values_leave_all_state_finite(artifact):
 def test_unknown_late_policy_is_refused():
     with pytest.raises(ConfigError, match="late must be one of .* got 'drop'"):
         ScoringPolicy(late="drop")
+
+
+def test_confidence_grows_with_every_event_until_warming_ends(artifact):
+    block = make_block(["a", "b"] * 8)
+    scored, _ = step(artifact, block, ScoringPolicy(warmup_events=5))
+    assert scored.confidence[::2] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])
+    assert (scored.confidence[1::2] == scored.confidence[::2]).all()
+    warming = scored.verdict == VERDICTS.index("warming")
+    assert (warming == (scored.confidence < 1)).all()
+    assert (step(artifact, block, ScoringPolicy(warmup_events=0))[0].confidence == 1).all()

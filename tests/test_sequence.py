@@ -21,7 +21,7 @@ from models.selftest import sequences_agree
 from models.table import EntityTable
 from models.tiles import SEQUENCES_MAX, sequences, waves
 
-EAGER = AlertPolicy(once_in=2.5, close_once_in=1.5, k=1, n=2, close_after=2, critical_once_in=4)
+EAGER = AlertPolicy(3_000.0, 120.0, new_normal_after=40, critical_once_in=4)
 HOUR_US = 3_600_000_000
 
 
@@ -40,7 +40,7 @@ def test_a_sequence_has_the_bits_of_its_tiles(
     rng = np.random.default_rng(4)
     rows = np.zeros(count, np.dtype(list(forecaster.fields), align=True))
     forecaster.fill_new(rows, [name] + ["x"] * (count - 1))
-    when, x = np.zeros(count, np.int64), rng.normal(size=(203, shape[0])).astype(np.float32)
+    when, x = np.arange(203) * 5_000_000_000, rng.normal(size=(203, shape[0])).astype(np.float32)
     x *= rng.choice(np.array([1e-3, 1, 40, 1e30], np.float32), size=(203, 1))
     tile = np.zeros((count, shape[0]), np.float32)
     told = []
@@ -48,13 +48,15 @@ def test_a_sequence_has_the_bits_of_its_tiles(
         tile[0] = one
         if i == 3:
             row = rows[:1].copy()
-        result = forecaster.step(tile, rows, when, np.full(count, learn or i < 3))
+        now = np.full(count, when[i])
+        result = forecaster.step(tile, rows, now, np.full(count, learn or i < 3))
         told.append((result.score[0], result.contribution[0].copy(), result.expected[0].copy()))
-        told[-1] += (result.loss[0],)
+        told[-1] += (result.loss[0], result.change[0])
 
-    result = forecaster.sequence.step(x[3:], row, learn)
+    result = forecaster.sequence.step(x[3:], row, when[3:], learn)
 
-    for i, column in enumerate((result.score, result.contribution, result.expected, result.loss)):
+    columns = (result.score, result.contribution, result.expected, result.loss, result.change)
+    for i, column in enumerate(columns):
         assert np.array([one[i] for one in told[3:]]).tobytes() == column.tobytes(), i
     for field in rows.dtype.names:
         assert row[field].tobytes() == rows[field][:1].tobytes(), field
@@ -104,7 +106,7 @@ def test_whichever_way_events_take_they_come_to_the_same(
     (ours, table), (theirs, other) = both_ways(artifact, blocks, policy)
 
     for one, two in zip(ours, theirs, strict=True):
-        for name in ("score", "once_in", "verdict", "loss"):
+        for name in ("score", "once_in", "verdict", "confidence", "loss"):
             assert getattr(one, name).tobytes() == getattr(two, name).tobytes(), name
         assert one.transitions == two.transitions
         assert one.late == two.late
@@ -143,8 +145,10 @@ def test_a_sequence_that_differs_from_tiles_in_one_bit_is_not_used() -> None:
     assert sequences_agree(forecaster)
     step = forecaster.sequence.step
 
-    def careless(x: np.ndarray, row: np.ndarray, learn: bool) -> TileScores:
-        result = step(x, row, learn)
+    def careless(
+        x: np.ndarray, row: np.ndarray, event_time_us: np.ndarray, learn: bool
+    ) -> TileScores:
+        result = step(x, row, event_time_us, learn)
         result.expected[7, 2] = np.nextafter(result.expected[7, 2], np.float32(np.inf))
         return result
 

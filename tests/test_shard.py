@@ -191,7 +191,7 @@ def test_state_of_another_artifact_is_refused(artifact, tmp_path):
 
 
 def test_new_thresholds_do_not_change_what_was_remembered(artifact):
-    strict = AlertPolicy(once_in=2.0, close_once_in=1.5, k=1, n=1)
+    strict = AlertPolicy(per_entity_day=5_000, cooldown_s=0)
     blocks = make_blocks(count=40)
     cells = new_cells()
     run(new_scorer(artifact, strict), blocks[:20], cells)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import simulator.bugs
-import simulator.bugs_of_starts  # noqa: F401  (both fill BUGS)
+import simulator.bugs_of_alerts
+import simulator.bugs_of_starts  # noqa: F401  (they fill BUGS)
 from blocks import chain, make_block, new_cells
 from simulator.planting import BUGS
 from simulator.simulate import first_violation, replay_command

@@ -51,7 +51,7 @@ def layout(artifact):
 @pytest.fixture(scope="module")
 def taken(artifact):
     """A snapshot of a shard that has seen two partitions."""
-    scorer = Scorer(artifact, ScoringPolicy(), AlertPolicy(once_in=3, k=1, n=1, close_once_in=2))
+    scorer = Scorer(artifact, ScoringPolicy(), AlertPolicy(per_entity_day=5_000, cooldown_s=600))
     shard = ShardScorer(scorer, DriftWindows(artifact.drift_reference, 3600), ShardPolicy())
     rng, cells = np.random.default_rng(2), new_cells()
     for block in chain(

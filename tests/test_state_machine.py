@@ -9,7 +9,8 @@ from random import Random
 import hypothesis.strategies as st
 import pytest
 import simulator.bugs
-import simulator.bugs_of_starts  # noqa: F401  (both fill BUGS)
+import simulator.bugs_of_alerts
+import simulator.bugs_of_starts  # noqa: F401  (they fill BUGS)
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,

@@ -41,7 +41,7 @@ def config(artifact_dir, tmp_path_factory):
             "artifact": str(artifact_dir),
             "name": "job",
             "scoring": {"shards": SHARDS, "warmup_events": 30},
-            "alerts": {"once_in": 50, "close_once_in": 5, "k": 2, "n": 3, "close_after": 5},
+            "alerts": {"per_entity_day": 100, "cooldown_s": 600},
             "state": {"folder": str(folder)},
         }
     )
@@ -113,6 +113,8 @@ def test_an_entity_can_be_looked_into(config, artifact, exported):
     assert (told["events"], told["partition"]) == (HALF, 0)
     assert told["last_event_time_us"] == START_US + (HALF - 1) * STEP_US
     assert told["episode"]["is_open"]
+    assert told["budget"]["credit"] > 0
+    assert told["budget"]["threshold"] > 0
     assert set(told["features"]) == set(artifact.schema.names)
     assert json.loads(json.dumps(told)) == told
     with pytest.raises(ConfigError, match="'nobody' is not"):

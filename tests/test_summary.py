@@ -135,5 +135,20 @@ def test_an_episode_has_the_rarest_of_its_alerts() -> None:
     assert episodes[1].closed_us == 9 * MINUTE_US
 
 
+def test_reminders_count_as_messages_and_closings_do_not() -> None:
+    alerts = _episode("a", 5, 90)
+    alerts += [_alert("a", 5, at, status="updated") for at in (30, 60, 60)]  # one came twice
+    alerts += [_alert("b", 7, 8, status="updated")]  # its opening was before the range
+    one, other = episodes_of(alerts)
+    assert [(a["status"], a["event"]["time_us"] // MINUTE_US) for a in one.messages] == [
+        ("opened", 5),
+        ("updated", 30),
+        ("updated", 60),
+    ]
+    assert (other.opened_us, other.closed_us) == (7 * MINUTE_US, None)
+    summary = summarise([_series("a", None), _series("b", None)], alerts, 1)
+    assert (summary["alerts"], summary["messages"]) == (2, 4)
+
+
 def test_extras_are_added_as_they_are() -> None:
     assert summarise([], [], 0, dead_letters=3)["dead_letters"] == 3

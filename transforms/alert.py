@@ -1,4 +1,4 @@
-"""Turns opened and closed episodes into alerts: JSON CloudEvents that explain themselves."""
+"""Turns what is said about alerts into messages: JSON CloudEvents that explain themselves."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,12 +9,14 @@ import msgspec
 from apache_beam.metrics import Metrics
 from apache_beam.typehints import with_output_types
 
-from models.scored import Transition
+from models.scored import NEW_NORMAL, Transition
 from transforms.cloudevents import cloud_event
 from transforms.outgoing import Outgoing, encode_outgoing
 
 _DECODER = msgspec.msgpack.Decoder(Transition)
 _JSON = msgspec.json.Encoder()
+
+NAMED = 3  # features in a sentence; the alert holds more
 
 
 class RaiseAlerts(beam.PTransform):
@@ -52,6 +54,7 @@ def alert_message(topic: str, digest: str, transition: Transition) -> Outgoing:
         "id": alert_id,
         "episode_id": episode,
         "status": t.status,
+        "reason": t.reason,
         "severity": t.severity,
         "entity_id": t.entity_id,
         "event": {
@@ -85,14 +88,22 @@ def alert_message(topic: str, digest: str, transition: Transition) -> Outgoing:
 def explain(transition: Transition) -> str:
     """One sentence for the person who is paged."""
     t = transition
+    lasted = f"{t.events:,} events ({(t.event_time_us - t.opened_time_us) / 60e6:,.0f} min)"
+    if t.reason == NEW_NORMAL:
+        moved = ", ".join(
+            f"{name} was about {mean:.4g}, is now about {value:.4g}"
+            for name, value, mean, _ in t.features[:NAMED]
+            if value is not None
+        )
+        return f"new normal: {moved}" if moved else f"new normal after {lasted}"
     if t.status == "closed":
-        minutes = (t.event_time_us - t.opened_time_us) / 60e6
-        return f"back to normal after {t.events} events ({minutes:.0f} min)"
+        return f"back to normal after {lasted}"
     named = ", ".join(
         f"{name} is {'missing' if value is None else f'{value:.4g}'}, expected {expected:.4g}"
-        for name, value, expected, _ in t.features[:3]
+        for name, value, expected, _ in t.features[:NAMED]
     )
-    return f"once in {t.once_in:,.0f} events of this entity: {named}"
+    told = f"once in {t.once_in:,.0f} events of this entity: {named}"
+    return f"still anomalous after {lasted}; {told}" if t.status == "updated" else told
 
 
 def _identity(topic: str, digest: str, kind: str, partition: int, offset: int, row: int) -> str:

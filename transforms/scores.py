@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("score", pa.float32()),
         ("once_in", pa.float32()),
         ("verdict", pa.dictionary(pa.int8(), pa.string())),
+        ("confidence", pa.float32()),
     ]
 )
 _VERDICTS = pa.array(VERDICTS, pa.string())
@@ -73,6 +74,7 @@ def score_batch(scored: ScoredBlock) -> pa.RecordBatch:
             pa.array(scored.score),
             pa.array(scored.once_in),
             verdict,
+            pa.array(scored.confidence),
         ],
         schema=SCHEMA,
     )

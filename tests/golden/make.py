@@ -38,7 +38,7 @@ DIGESTS = "digests.json"
 NAMES = ["host-1", "Ångström", "温度/3", "𝛀"]
 FEATURES, SHARDS = 2, 3
 ORIGIN = Origin("telemetry", SHARDS, "entity")
-POLICIES = b'[{"late":"score"},{"k":3}]'
+POLICIES = b'[{"late":"score"},{"per_entity_day":1.0}]'
 
 
 def layout() -> Layout:
@@ -126,7 +126,8 @@ def _windows() -> DriftWindows:
 def _scored(block: Block) -> ScoredBlock:
     count = len(block)
     values = np.arange(count, dtype=np.float32)
-    return ScoredBlock(block, values, values, np.ones(count, np.uint8), values, [], {}, 0, 0)
+    verdict = np.ones(count, np.uint8)
+    return ScoredBlock(block, values, values, verdict, values, values, [], {}, 0, 0)
 
 
 def _epoch() -> Epoch:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from artifacts import KNOWN_ENTITIES, make_forecaster
 from blocks import START_US
 
-from models import calibration, drift
+from models import calibration, drift, thresholds
 from models.alerting import AlertPolicy
 from models.artifact import Artifact
 from models.block import NOTHING_BEFORE, Block
@@ -31,14 +31,16 @@ from models.table import EntityTable
 
 FEATURES, HIDDEN, LAGS = 2, 4, 2
 REGULARS, EVENTS = 20, 24  # entities with a script of that many events
+FAILS_EVERY, CALM_EVENTS = 3, 6  # every third script is a failure after so many events
 FLOOD, FLOOD_EVENTS = 24, 2  # entities that come to fill the shards
 TTL_S = 600
 PATHS_MAX = 50_000  # nodes off the straight paths kept at once; they hold about a kB each
+CALMER = np.float32(0.3)  # what scores are worth to the calibration
 WARM_UP = (-1, -1)  # stands for no event and no policy
 NEVER_FORGOTTEN_US = 1 << 62  # no clock is ever past it
 
-_SENSITIVE = AlertPolicy(once_in=6, k=1, n=2, close_once_in=4, close_after=2, critical_once_in=40)
-_CALM = AlertPolicy(once_in=10, k=2, n=3, close_once_in=5, close_after=3, critical_once_in=40)
+_SENSITIVE = AlertPolicy(3.0, cooldown_s=60, new_normal_after=3, critical_once_in=40)
+_CALM = AlertPolicy(1.0, cooldown_s=150, new_normal_after=6, critical_once_in=40)
 #: The policies a run may have or change to; limits on entities are the run's own.
 POLICIES: tuple[tuple[ScoringPolicy, AlertPolicy], ...] = (
     (ScoringPolicy("score", 0, 0, 2), _SENSITIVE),
@@ -46,7 +48,15 @@ POLICIES: tuple[tuple[ScoringPolicy, AlertPolicy], ...] = (
     (ScoringPolicy("score", 0, TTL_S, 2), _CALM),
     (ScoringPolicy("set_aside", 0, TTL_S, 2), _SENSITIVE),
 )
-BITS = np.dtype([("score", "<f4"), ("once_in", "<f4"), ("loss", "<f4"), ("verdict", "u1")])
+BITS = np.dtype(
+    [
+        ("score", "<f4"),
+        ("once_in", "<f4"),
+        ("loss", "<f4"),
+        ("verdict", "u1"),
+        ("confidence", "<f4"),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +102,7 @@ class Reference:
     def __init__(self, seed: int = 11) -> None:
         rng = np.random.default_rng(seed)
         names = [*KNOWN_ENTITIES, *(f"e{i:02d}" for i in range(2, REGULARS))]
-        self.scripts = [_regular(name, rng) for name in names]
+        self.scripts = [_regular(name, rng, i % FAILS_EVERY == 0) for i, name in enumerate(names)]
         self.scripts += [_flood(f"x{i:02d}", rng) for i in range(FLOOD)]
         self.artifact = _artifact(self.scripts, rng)
         self._scorers = [Scorer(self.artifact, *policy) for policy in POLICIES]
@@ -181,7 +191,7 @@ class Reference:
 def bits_of(scored: ScoredBlock) -> list[bytes]:
     """What was said of each scored event, as `BITS`."""
     said = np.empty(len(scored.block), BITS)
-    for name in ("score", "once_in", "loss", "verdict"):
+    for name in BITS.names or ():
         said[name] = getattr(scored, name)
     data = said.tobytes()
     return [data[at : at + BITS.itemsize] for at in range(0, len(data), BITS.itemsize)]
@@ -223,7 +233,8 @@ def _one_each(scripts: Sequence[Script], event: int) -> Block:
     )
 
 
-def _regular(name: str, rng: np.random.Generator) -> Script:
+def _regular(name: str, rng: np.random.Generator, fails: bool) -> Script:
+    """A script of noise with surprises; erratic after a while if the entity `fails`."""
     steps_s = rng.uniform(20, 100, EVENTS)
     silent_s = (rng.random(EVENTS) < 0.08) * 2.5 * TTL_S
     sent_us = START_US + (np.cumsum(steps_s + silent_s) * 1e6).astype(np.int64)
@@ -231,7 +242,10 @@ def _regular(name: str, rng: np.random.Generator) -> Script:
     # Behind half of all silences comes what the entity measured all the while.
     late_us += ((rng.random(EVENTS) < 0.5) * silent_s * 1e6).astype(np.int64)
     features = rng.normal(size=(EVENTS, FEATURES))
-    features[rng.random(EVENTS) < 0.15] *= 8  # surprises, so that episodes open and close
+    features[rng.random(EVENTS) < 0.15] *= 8  # surprises, so that alerts open and close
+    if fails:  # calm, then never still: told more than once
+        features[:CALM_EVENTS] *= 0.02
+        features[CALM_EVENTS:] *= 8
     features[rng.random((EVENTS, FEATURES)) < 0.05] = np.nan
     return Script(name, sent_us - late_us, features.astype(np.float32), sent_us)
 
@@ -243,7 +257,7 @@ def _flood(name: str, rng: np.random.Generator) -> Script:
 
 
 def _artifact(scripts: Sequence[Script], rng: np.random.Generator) -> Artifact:
-    """A tiny artifact, calibrated on the scripts themselves, so that alerts are common."""
+    """A tiny artifact, calibrated on the scripts as if they were calmer: alerts are common."""
     made = make_forecaster(FEATURES, HIDDEN, seed=3, lags=LAGS)
     spec = ForecasterSpec(hidden=HIDDEN, lags=LAGS, alphas=(0.6, 0.3))
     parts = (made.weights, made.linear, made.priors, made.score_priors)
@@ -252,10 +266,13 @@ def _artifact(scripts: Sequence[Script], rng: np.random.Generator) -> Artifact:
     any_scores = np.abs(rng.normal(1.0, 0.2, 1_000)).astype(np.float32)
 
     def assemble(scores: np.ndarray) -> Artifact:
+        # Far apart, so that a budget of one a day lets many scores pass.
+        times_us = np.arange(1, len(scores) + 1) * 3 * 3_600_000_000
         return Artifact(
             made.schema,
             forecaster,
             calibration.fit(scores),
+            thresholds.fit([scores] * len(KNOWN_ENTITIES), [times_us] * len(KNOWN_ENTITIES)),
             drift.fit(values, any_scores, any_scores),
             {"washout_events": 2},
             "5e" * 32,
@@ -268,4 +285,4 @@ def _artifact(scripts: Sequence[Script], rng: np.random.Generator) -> Artifact:
         for event in range(EVENTS):
             here = [script for script in scripts if event < len(script.time_us)]
             scores.append(scorer.step(table, _one_each(here, event)).score)
-    return assemble(np.concatenate(scores))
+    return assemble(np.concatenate(scores) * CALMER)

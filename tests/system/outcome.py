@@ -210,7 +210,8 @@ def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
     return sorted(
         (
             *(alert["event"][name] for name in KEY),
-            *(alert["status"], alert["severity"], alert["entity_id"], alert["score"]),
+            *(alert["status"], str(alert["reason"]), alert["severity"], alert["entity_id"]),
+            *(alert["score"], alert["threshold"]),
             *(alert["window"]["events"], alert["window"]["peak"]),
         )
         for alert in alerts.values()
@@ -218,11 +219,12 @@ def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def transition_events(transitions: Iterable[Transition]) -> list[tuple[Any, ...]]:
-    """The same of episodes that opened or closed offline."""
+    """The same of transitions offline."""
     return sorted(
         (
             *(getattr(one, name) for name in KEY),
-            *(one.status, one.severity, one.entity_id, one.score, one.events, one.peak),
+            *(one.status, str(one.reason), one.severity, one.entity_id),
+            *(one.score, one.threshold, one.events, one.peak),
         )
         for one in transitions
     )

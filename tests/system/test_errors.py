@@ -84,8 +84,8 @@ def closed_port() -> int:
 
 
 def wrong_key(setup: Setup) -> str:
-    setup.settings["alerts"]["once_inn"] = 1_000
-    return r"job\.yaml: alerts\.once_inn: unknown key; did you mean 'once_in'\?"
+    setup.settings["alerts"]["per_entity_days"] = 1
+    return r"job\.yaml: alerts\.per_entity_days: unknown key; did you mean 'per_entity_day'\?"
 
 
 def wrong_type(setup: Setup) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import outcome
 import pytest
 from outcome import ScoredFleet
@@ -32,12 +34,14 @@ def test_everything_said_live_is_what_an_offline_scoring_says(scored_fleet: Scor
     outcome.check_complete(scored_fleet.found, scored_fleet.expected)
 
 
-def test_alerts_open_and_close(scored_fleet: ScoredFleet) -> None:
+def test_alerts_open_are_told_again_and_close(scored_fleet: ScoredFleet) -> None:
     """Equal alerts live, offline and in a backtest mean something only if there are some."""
-    statuses = [alert["status"] for alert in scored_fleet.found.alerts.values()]
+    alerts = scored_fleet.found.alerts.values()
+    kinds = Counter((alert["status"], alert["reason"]) for alert in alerts)
 
-    assert statuses.count("opened") >= 10
-    assert statuses.count("closed") >= 10
+    assert kinds["opened", None] >= 10
+    assert kinds["updated", None] >= 10
+    assert kinds["closed", "back_to_normal"] >= 10
 
 
 def test_every_dead_letter_names_origin_and_reason_and_is_bounded(

@@ -33,8 +33,6 @@ REPLICAS, ROWS = 1_000, 100  # of ten machines: 10,000 entities of 100 events ea
 EVENTS = fleet.MACHINES * REPLICAS * ROWS
 TURNS, BEFORE = 5, 2  # the topic is filled in turns, the first of them before the job starts
 PARTITIONS = 6
-# Episodes by the thousand, of both severities, with the random weights of the test artifact.
-ALERTS = {"once_in": 1.8, "close_once_in": 1.2, "critical_once_in": 2.2}
 HEAD = ("parallelism", "bundles", "ms", "blocks", "shards", "scores", "alerts", "differing", "s")
 
 
@@ -68,7 +66,6 @@ class Cut:
             },
             "input": {"block_events_max": self.block_events_max},
             "scoring": {"shards": self.shards},
-            "alerts": ALERTS,
         }
 
 

@@ -11,6 +11,7 @@ import live
 import numpy as np
 import outcome
 import pytest
+from artifacts import make_artifact
 from results import Row, Table
 from trial import reckon, settle
 
@@ -29,7 +30,13 @@ FEATURES, STEP_US = 38, 60_000_000
 RESTART_S = 60.0
 ENTITIES, ROWS = 9, 40  # per partition and phase
 JUMP, JUMP_ROWS = 20.0, slice(20, 30)
-RARE = {"once_in": 1_000, "close_once_in": 100, "critical_once_in": 1_000_000}
+RARE = {"per_entity_day": 1.0, "cooldown_s": 3_600}
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact to which even an entity that has hardly warmed up is normal."""
+    return make_artifact(tmp_path_factory.mktemp("artifact") / "a", FEATURES, 64, calmer=1.3)
 
 
 class Senders:
