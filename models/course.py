@@ -58,9 +58,6 @@ class Course:
         learns, account, was_open = self.learns(is_warming), self.account, self._events > 0
         is_settled = self._move(moved, learns)
         theta = account.theta
-        is_news = not (was_open and is_settled) or score > WORSE_RATIO * self._peak
-        _, sent = account.step(level, time_us, not is_warming and is_news)
-        self._count_told(score, sent)
         if exceeds and not is_warming:
             self._surprised = CALM_EVENTS
         elif self._surprised:
@@ -69,9 +66,11 @@ class Course:
             self._lasting = 0
         else:
             self._lasting += 1 if is_settled else -min(self._lasting, UNSETTLED_PRICE)
+        self.renewed = is_settled and self._lasting >= self._new_normal_after
+        is_news = not (was_open and is_settled) or score > WORSE_RATIO * self._peak
+        _, sent = account.step(level, time_us, not is_warming and is_news and not self.renewed)
+        self._count_told(score, sent)
         self.opened, self.updated = sent and not was_open, sent and was_open
-        is_lasting = is_settled and self._lasting >= self._new_normal_after
-        self.renewed = is_lasting and not self.opened
         is_over = account.now_us >= account.quiet_until_us
         is_calm = self._surprised == 0 and is_over and not level > theta
         self.closed = was_open and (is_calm or self.renewed)

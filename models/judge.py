@@ -78,18 +78,19 @@ class Judge:
         settled = _move_unrest(rows, change, learned)
         is_open, exceeds = rows["episode_events"] > 0, score >= self._surprise
         level, theta = log_score(score), rows["theta"].copy()
-        is_news = ~(is_open & settled) | _is_worse(rows, score)
-        start = self._start_of(rows["prior"])
-        _, sent = budget.step(
-            rows, level, event["event_time_us"], ~warming & is_news, self._spec, start
-        )
         surprised, lasting = rows["surprised"], rows["settled_events"]
         surprised -= surprised > 0
         surprised[exceeds & ~warming] = CALM_EVENTS
         less = lasting - np.minimum(lasting, UNSETTLED_PRICE)
         lasting[:] = np.where(learned, 0, np.where(settled, lasting + np.uint32(1), less))
+        # Whatever is told: a new normal shapes scores, and no score depends on the budget.
+        renewed = settled & (lasting >= self._new_normal_after)
+        is_news = (~(is_open & settled) | _is_worse(rows, score)) & ~renewed
+        start = self._start_of(rows["prior"])
+        _, sent = budget.step(
+            rows, level, event["event_time_us"], ~warming & is_news, self._spec, start
+        )
         opened = sent & ~is_open
-        renewed = settled & ~opened & (lasting >= self._new_normal_after)
         is_over = rows["budget_time_us"] >= rows["quiet_until_us"]
         is_calm = (surprised == 0) & is_over & ~(level > theta)
         self._follow(rows, score, is_open, opened, event)

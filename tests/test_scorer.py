@@ -212,3 +212,21 @@ def test_confidence_grows_with_every_event_until_warming_ends(artifact):
     warming = scored.verdict == VERDICTS.index("warming")
     assert (warming == (scored.confidence < 1)).all()
     assert (step(artifact, block, ScoringPolicy(warmup_events=0))[0].confidence == 1).all()
+
+
+def test_the_budget_changes_messages_and_no_score(artifact):
+    rng = np.random.default_rng(3)
+    levels = np.repeat(rng.normal(0, 6, (60, 1)), 50, axis=0)
+    values = (levels + rng.normal(size=(3_000, 3))).astype(np.float32)
+    block = make_block(["host"] * 3_000, features=values)
+    told = {}
+    for per_day in (0.01, 1.0, 2_000.0):
+        policy = AlertPolicy(per_day, cooldown_s=0.0, new_normal_after=20)
+        scored, _ = step(artifact, block, ScoringPolicy(warmup_events=20), policy)
+        told[per_day] = scored
+    few, some, many = (len(told[per_day].transitions) for per_day in told)
+    assert few <= some < many
+    for scored in told.values():
+        assert scored.score.tobytes() == told[1.0].score.tobytes()
+        assert scored.confidence.tobytes() == told[1.0].confidence.tobytes()
+    assert any(one.reason == NEW_NORMAL for one in told[2_000.0].transitions)
