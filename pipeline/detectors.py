@@ -1,7 +1,7 @@
 """Scores of a test part: by the model, as the live job would give them, and by baselines.
 
-Nothing here looks at a label. A detector hands over scores and, per budget, where the
-threshold of each entity starts; what they are worth is judged in `pipeline.evaluate`.
+Nothing here looks at a label. A detector hands over scores and, per budget, where it sent
+messages; what they are worth is judged in `pipeline.evaluate`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from multiprocessing import get_context
 import numpy as np
 import pyarrow as pa
 
-from models.alerting import WARMING, AlertPolicy
+from models import budget
+from models.alerting import AlertPolicy
 from models.artifact import Artifact
 from models.block import NOTHING_BEFORE, Block
-from models.budget import ETA_STD, BudgetSpec, Start, start_of
-from models.calibration import Calibration
+from models.budget import BudgetSpec, Start, start_of
 from models.errors import ConfigError
 from models.scorer import Scorer, ScoringPolicy
 from models.series import Series
 from models.table import EntityTable
+from models.thresholds import log_score
 from pipeline import baselines
 from pipeline.baselines import BASELINES
 from pipeline.datasets import Dataset
@@ -32,9 +33,7 @@ from pipeline.progress import Advance
 
 BLOCK_EVENTS = 4_096
 HELD_OUT = 0.3  # of the train part, at its end: where thresholds of baselines start
-SCORE_MIN = 1e-9  # a score of 0 has no logarithm
-TAIL_MIN = 40  # events below which an end says nothing
-QUANTILES = 2_000  # of a calibration, to take its deviation from
+MESSAGES = ("opened", "updated")  # a closed alert is no message
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,57 +43,43 @@ class Detected:
     name: str
     #: (T,) per series, finite, high is anomalous.
     score: list[np.ndarray]
-    #: (T,) bool per series, False while the detector is warming.
-    may_tell: list[np.ndarray]
-    #: By messages per day: scalars, or (N,) over the series.
-    starts: dict[float, Start]
-
-
-def log_score(score: np.ndarray) -> np.ndarray:
-    """What thresholds of budgets work on."""
-    return np.log(np.maximum(score, SCORE_MIN, dtype=np.float64))
+    #: By messages per day: (T,) bool per series, where it sent one.
+    sent: dict[float, list[np.ndarray]]
 
 
 def by_model(
     artifact: Artifact,
-    train: Dataset | None,
     test: Dataset,
     budgets: Mapping[float, BudgetSpec],
     advance: Advance,
+    scoring: ScoringPolicy | None = None,
 ) -> Detected:
     """Score `test` with the scorer of the live job, every entity from its first event.
 
-    An entity of the training starts from its own statistics, any other from the pool. Its
-    threshold starts from its scores on the end of `train`; without that, where the
-    artifact's calibration of all entities says.
+    An entity of the training starts from its own statistics, any other from the pool.
     """
-    told = _live(artifact, test, advance)
-    per_day = 86_400e6 / test.cadence_us
-    pooled = {
-        budget: _pooled_start(artifact.calibration, per_day / spec.per_day)
-        for budget, spec in budgets.items()
-    }
-    tails = {} if train is None else _tails(artifact, train, advance)
-    starts = {
-        budget: _side_by_side(
-            [
-                start_of(*tails[one.entity_id], spec) if one.entity_id in tails else pooled[budget]
-                for one in test.series
-            ]
-        )
-        for budget, spec in budgets.items()
-    }
-    return Detected("streamgauge", *told, starts)
+    sent: dict[float, list[np.ndarray]] = {}
+    score: list[np.ndarray] = []
+    for per_day, spec in budgets.items():
+        policy = AlertPolicy(per_entity_day=spec.per_day, cooldown_s=spec.cooldown_s)
+        score, sent[per_day] = _live(
+            artifact, test, (scoring or ScoringPolicy(), policy), advance
+        )  # one score for all budgets
+    return Detected("streamgauge", score, sent)
 
 
 def by_baselines(
     train: Dataset,
     test: Dataset,
     budgets: Mapping[float, BudgetSpec],
+    from_row: Sequence[int],
     processes: int,
     advance: Advance,
 ) -> list[Detected]:
-    """Score `test` with every baseline, each fitted per entity on `train`."""
+    """Score `test` with every baseline, each fitted per entity on `train`.
+
+    Messages are sent from the rows `from_row` of the series on.
+    """
     before = {one.entity_id: replace(one, labels=None) for one in train.series}
     nothing = np.empty((0, train.schema.size), np.float32)
     tasks = [
@@ -115,11 +100,34 @@ def by_baselines(
         Detected(
             name,
             [score for score, _ in told],
-            [np.ones(len(score), bool) for score, _ in told],
-            {budget: _side_by_side([starts[budget] for _, starts in told]) for budget in budgets},
+            {
+                per_day: _told(told, test.series, from_row, per_day, spec)
+                for per_day, spec in budgets.items()
+            },
         )
         for name, told in found.items()
     ]
+
+
+def _told(
+    found: Sequence[tuple[np.ndarray, dict[float, Start]]],
+    series: Sequence[Series],
+    from_row: Sequence[int],
+    per_day: float,
+    spec: BudgetSpec,
+) -> list[np.ndarray]:
+    """Where messages of each series would be sent, all series side by side."""
+    lengths = [len(score) for score, _ in found]
+    shape = (max(lengths), len(lengths))
+    level, times = np.full(shape, np.nan), np.zeros(shape, np.int64)
+    may_tell = np.zeros(shape, bool)
+    for i, ((score, _), one) in enumerate(zip(found, series, strict=True)):
+        level[: lengths[i], i] = log_score(score)
+        times[: lengths[i], i] = one.event_time_us
+        may_tell[from_row[i] : lengths[i], i] = True
+    start = _side_by_side([starts[per_day] for _, starts in found])
+    sent = budget.messages(level, times, spec, start, may_tell)
+    return [sent[:length, i] for i, length in enumerate(lengths)]
 
 
 def _of_entity(
@@ -141,48 +149,28 @@ def _of_entity(
 
 
 def _live(
-    artifact: Artifact, dataset: Dataset, advance: Advance
+    artifact: Artifact,
+    dataset: Dataset,
+    policies: tuple[ScoringPolicy, AlertPolicy],
+    advance: Advance,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores (T,) of every series and where it was not warming."""
+    """Scores (T,) of every series and where messages (T,) were sent."""
     if dataset.schema.names != artifact.schema.names:
         raise ConfigError(
             f"evaluate: the data must have the artifact's {artifact.schema.size} features in "
             f"order; it has {dataset.schema.size}: {', '.join(dataset.schema.names[:5])} …"
         )
-    scorer = Scorer(artifact, ScoringPolicy(), AlertPolicy())
+    scorer = Scorer(artifact, *policies)
     table = EntityTable(scorer.layout)
     lengths = [len(one.values) for one in dataset.series]
-    score, verdict = np.empty(sum(lengths), np.float32), np.empty(sum(lengths), np.uint8)
+    score, sent = np.empty(sum(lengths), np.float32), np.zeros(sum(lengths), bool)
     for block in _blocks(dataset.series):
         told = scorer.step(table, block)
-        at = told.block.row
-        score[at], verdict[at] = told.score, told.verdict
+        score[told.block.row] = told.score
+        sent[[one.row for one in told.transitions if one.status in MESSAGES]] = True
         advance(len(block))
     cuts = np.cumsum(lengths)[:-1]
-    return np.split(score, cuts), np.split(verdict != WARMING, cuts)
-
-
-def _tails(
-    artifact: Artifact, train: Dataset, advance: Advance
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Log scores of the end of each train part that is long enough, with their times.
-
-    The artifact has seen these events, so thresholds start somewhat low.
-    """
-    tails = {}
-    for one, score, told in zip(train.series, *_live(artifact, train, advance), strict=True):
-        cut = int(len(score) * (1 - HELD_OUT))
-        if told[cut:].all() and len(score) - cut >= TAIL_MIN:
-            tails[one.entity_id] = log_score(score[cut:]), one.event_time_us[cut:]
-    return tails
-
-
-def _pooled_start(calibration: Calibration, events_per_message: float) -> Start:
-    """Where a threshold starts if nothing but the artifact is known."""
-    share = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    bulk = log_score(np.interp(-np.log(1 - share), calibration.log_once_in, calibration.grid))
-    theta = float(log_score(np.asarray(calibration.threshold(events_per_message))))
-    return Start(theta, ETA_STD * float(bulk.std()), float(np.median(bulk)))
+    return np.split(score, cuts), np.split(sent, cuts)
 
 
 def _side_by_side(starts: Sequence[Start]) -> Start:

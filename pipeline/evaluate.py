@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from models import artifact as artifacts
 from models import budget
 from models.budget import BudgetSpec
 from models.errors import ConfigError
+from models.series import Series
 from pipeline import baselines, detectors, metrics, nab, verdict
 from pipeline.datasets import NAB_WINDOWS, Dataset, load
-from pipeline.detectors import Detected, by_baselines, by_model, log_score
-from pipeline.metrics import Messages, Ranking, judged, ranking
+from pipeline.detectors import Detected, by_baselines, by_model
+from pipeline.metrics import Ranking, judged, ranking
 from pipeline.progress import Say, progress, say
 from pipeline.verdict import BUDGETS, Evaluation, Verdict, budget_key
 
@@ -64,11 +65,10 @@ def evaluate(
         artifact = out / ARTIFACT
         fit(data, artifact, tell=tell)
     loaded = artifacts.load(artifact)
-    events = test.events + (0 if train is None else train.events)
-    with progress("score", events, tell) as advance:
-        told = by_model(loaded, train, test, BUDGETS, advance)
+    with progress("score", len(BUDGETS) * test.events, tell) as advance:
+        told = by_model(loaded, test, BUDGETS, advance)
     is_nab = (data / NAB_WINDOWS).is_file()
-    verdicts = [_judge(told, test, is_nab)]
+    verdicts = [judge(told, test, is_nab)]
     if train is not None:
         verdicts += _baselines(train, test, is_nab, out, processes or _cores(), tell)
     found = Evaluation(str(data), loaded.digest, tuple(verdicts))
@@ -94,11 +94,11 @@ def _baselines(
         if before["key"] == key:
             return [Verdict.from_json(one) for one in before["verdicts"]]
     with progress("baselines", len(test.series), tell, unit="entities") as advance:
-        told = by_baselines(train, test, BUDGETS, processes, advance)
+        told = by_baselines(train, test, BUDGETS, _from_row(test, is_nab), processes, advance)
     with progress("judge baselines", len(told), tell, unit="detectors") as advance:
         verdicts = []
         for one in told:
-            verdicts.append(_judge(one, test, is_nab))
+            verdicts.append(judge(one, test, is_nab))
             advance(1)
     kept.write_text(json.dumps({"key": key, "verdicts": [asdict(one) for one in verdicts]}) + "\n")
     return verdicts
@@ -113,16 +113,21 @@ def _baselines_key(train: Dataset, test: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _judge(told: Detected, test: Dataset, is_nab: bool) -> Verdict:
+def judge(
+    told: Detected, test: Dataset, is_nab: bool, budgets: Mapping[float, BudgetSpec] = BUDGETS
+) -> Verdict:
     """Set scores against labels; the first place where labels are read."""
-    from_row = [nab.probation_rows(len(one.values)) if is_nab else 0 for one in test.series]
+    from_row = _from_row(test, is_nab)
     rankings = tuple(
         Ranking(None, None, None) if one.labels is None else ranking(score[at:], one.labels[at:])
         for one, score, at in zip(test.series, told.score, from_row, strict=True)
     )
     at_budget = {
-        budget_key(per_day): _at_budget(told, test, from_row, per_day, spec)
-        for per_day, spec in BUDGETS.items()
+        budget_key(per_day): tuple(
+            judged(sent, _labels(one), one.event_time_us, at)
+            for sent, one, at in zip(told.sent[per_day], test.series, from_row, strict=True)
+        )
+        for per_day in budgets
     }
     found = _nab_scores(told, test) if is_nab else None
     return Verdict(
@@ -130,28 +135,18 @@ def _judge(told: Detected, test: Dataset, is_nab: bool) -> Verdict:
     )
 
 
-def _at_budget(
-    told: Detected, test: Dataset, from_row: Sequence[int], per_day: float, spec: BudgetSpec
-) -> tuple[Messages, ...]:
-    """Send messages for all entities side by side; an unlabelled event counts as normal."""
-    lengths = [len(score) for score in told.score]
-    shape = (max(lengths), len(lengths))
-    score, times = np.full(shape, np.nan), np.zeros(shape, np.int64)
-    allowed = np.zeros(shape, bool)
-    for i, one in enumerate(test.series):
-        score[: lengths[i], i] = log_score(told.score[i])
-        times[: lengths[i], i] = one.event_time_us
-        allowed[from_row[i] : lengths[i], i] = told.may_tell[i][from_row[i] :]
-    sent = budget.messages(score, times, spec, told.starts[per_day], allowed)
-    result = []
-    for i, (one, at) in enumerate(zip(test.series, from_row, strict=True)):
-        labels = np.zeros(lengths[i], np.uint8) if one.labels is None else one.labels
-        result.append(judged(sent[: lengths[i], i], labels, one.event_time_us, at))
-    return tuple(result)
+def _from_row(test: Dataset, is_nab: bool) -> list[int]:
+    """Where judging of each series begins: in NAB behind its probation."""
+    return [nab.probation_rows(len(one.values)) if is_nab else 0 for one in test.series]
+
+
+def _labels(one: Series) -> np.ndarray:
+    """(T,); events without a label count as normal."""
+    return np.zeros(len(one.values), np.uint8) if one.labels is None else one.labels
 
 
 def _nab_scores(told: Detected, test: Dataset) -> dict[str, float]:
-    """The benchmark's own score, from the onsets of the likelihood of the score.
+    """The benchmark's own score, from the onsets of the likelihood of the squared score.
 
     `standard` and the other profiles by the published rule, `fixed` at a threshold set
     without labels, `every_row` without the onsets, `lowest` of the worst file at the
@@ -159,7 +154,11 @@ def _nab_scores(told: Detected, test: Dataset) -> dict[str, float]:
     """
     pairs = list(zip(test.series, told.score, strict=True))
     labels = [one.labels for one, _ in pairs if one.labels is not None]
-    every = [nab.likelihood(score) for one, score in pairs if one.labels is not None]
+    every = [
+        nab.likelihood(np.square(score, dtype=np.float64))
+        for one, score in pairs
+        if one.labels is not None
+    ]
     unlikely = [nab.onsets(score) for score in every]
     best = {name: nab.Corpus(labels, name).best(unlikely) for name in nab.PROFILES}
     threshold = best["standard"].threshold

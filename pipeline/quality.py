@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from models.errors import ConfigError
+from pipeline.ablation import ablate
 from pipeline.evaluate import ARTIFACT, evaluate
 from pipeline.progress import say
 from pipeline.verdict import Evaluation, Verdict
@@ -32,22 +33,24 @@ def main(
     processes: Annotated[int | None, typer.Option(help="For the baselines.")] = None,
 ) -> None:
     """Evaluate on every development set and write the tables into the page."""
-    found = {}
+    found, parts = {}, {}
     for name in SETS:
         before = out / name / ARTIFACT
         artifact = before if keep and before.is_dir() else None
         found[name] = evaluate(data / name, artifact, out / name, processes, say)
-    page.write_text(filled_in(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+        parts[name] = ablate(data / name, before, say)
+    page.write_text(filled_in(page.read_text(encoding="utf-8"), found, parts), encoding="utf-8")
     say(f"quality: figures are in {page}")
 
 
-def filled_in(page: str, found: dict[str, Evaluation]) -> str:
-    """`page` with the tables of what was `found` between its markers."""
+def filled_in(page: str, found: dict[str, Evaluation], parts: dict[str, dict[str, Verdict]]) -> str:
+    """`page` with the tables of what was `found` and of what `parts` bring between its markers."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ConfigError(f"quality: the page must hold {BEGIN} and {END}, each once")
     tables = [line for name, one in found.items() for line in _table(SETS[name], one)]
+    tables += _parts_table(parts)
     return "\n".join([head + BEGIN, *tables, END]) + tail
 
 
@@ -66,6 +69,26 @@ def _table(title: str, found: Evaluation) -> Iterator[str]:
     )
     lowest = ", ".join(f"{entity} {auc_pr:.2f}" for auc_pr, entity in worst[:4])
     yield f"\nLowest AUC-PR: {lowest}.\n"
+
+
+def _parts_table(parts: dict[str, dict[str, Verdict]]) -> Iterator[str]:
+    """Per variant what is left of each set's figures."""
+    yield "\n### What each part brings\n"
+    yield (
+        "The same weights with one part left out; AUC-PR / VUS-PR / best F1, and for NAB the "
+        "standard score.\n"
+    )
+    yield "| | " + " | ".join(SETS[name] for name in parts) + " |"
+    yield "| --- |" + " --- |" * len(parts)
+    for variant in next(iter(parts.values()), {}):
+        cells = [_of_variant(each[variant].headline()["mean"]) for each in parts.values()]
+        yield f"| {variant} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _of_variant(mean: dict[str, float | None]) -> str:
+    ranking = " / ".join(_number(mean[key], 3) for key in ("auc_pr", "vus_pr", "best_f1"))
+    return ranking if mean["nab_standard"] is None else _number(mean["nab_standard"], 1)
 
 
 def _rows(verdicts: tuple[Verdict, ...]) -> Iterator[tuple[str, list[str]]]:

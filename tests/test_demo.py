@@ -35,7 +35,7 @@ def bundle(tmp_path: Path) -> Path:
             label[INCIDENT] = 1
         columns = {f"f{i:02d}": values[:, i] for i in range(FEATURES)} | {"label": label}
         pq.write_table(pa.table(columns), folder / "sample" / f"{entity}.test.parquet")
-    (folder / "demo.yaml").write_text("artifact: artifact\nalerts: {once_in: 1000000}\n")
+    (folder / "demo.yaml").write_text("artifact: artifact\nalerts: {per_entity_day: 0.5}\n")
     return folder
 
 

@@ -12,10 +12,11 @@ from artifacts import make_artifact
 from typer.testing import CliRunner
 
 from models import artifact as artifacts
+from models import calibration, thresholds
 from models.errors import ConfigError
 from models.sequences import score_series
 from models.training import TrainingSettings
-from pipeline import baselines, detectors, evaluate, quality
+from pipeline import ablation, baselines, detectors, evaluate, quality
 from pipeline import train as training
 from pipeline.cli import app
 from pipeline.datasets import load
@@ -73,8 +74,25 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory) -> Path:
-    return make_artifact(tmp_path_factory.mktemp("artifact") / "a")
+def artifact(data, tmp_path_factory) -> Path:
+    """Random weights, with calibration and thresholds from scores on the train part."""
+    made = artifacts.load(make_artifact(tmp_path_factory.mktemp("artifact") / "a"))
+    series = load(data, "train").series
+    scores = [one.score[100:] for one in score_series(made.forecaster, series)]
+    by_entity = dict(zip([one.entity_id for one in series], scores, strict=True))
+    known = [by_entity[name] for name in made.forecaster.priors.entity_ids]
+    times = [series[0].event_time_us[100:]] * len(known)
+    out = tmp_path_factory.mktemp("fitted") / "a"
+    artifacts.write(
+        out,
+        made.forecaster,
+        calibration.fit(np.concatenate(scores)),
+        thresholds.fit(known, times),
+        made.drift_reference,
+        made.washout_events,
+        {},
+    )
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -86,34 +104,37 @@ def found(data, artifact, tmp_path_factory):
 def test_scores_are_those_of_the_live_scorer(data, artifact):
     loaded = artifacts.load(artifact)
     test = load(data, "test")
-    told = detectors.by_model(loaded, None, test, BUDGETS, lambda count: None)
-    # No episode opens and freezes learning while warming: there, kernel and scorer agree.
+    told = detectors.by_model(loaded, test, BUDGETS, lambda count: None)
+    # Nothing is a surprise and freezes learning while warming: there, kernel and scorer agree.
     alone = score_series(loaded.forecaster, test.series)
     for one, other in zip(told.score, alone, strict=True):
         np.testing.assert_array_equal(one[:20], other.score[:20])
-    assert not told.may_tell[0][: loaded.washout_events].any()
-    assert told.may_tell[0][loaded.washout_events :].all()
+    warming = slice(0, loaded.washout_events)
+    assert not any(one[warming].any() for sent in told.sent.values() for one in sent)
+    assert any(one.any() for one in told.sent[1.0])
 
 
-def test_labels_change_no_score_and_no_threshold(data, artifact):
+def test_labels_change_no_score_and_no_message(data, artifact):
     loaded, test, train = artifacts.load(artifact), load(data, "test"), load(data, "train")
     blind = replace(test, series=tuple(replace(one, labels=None) for one in test.series))
     for run in (
-        lambda part: [detectors.by_model(loaded, train, part, BUDGETS, lambda count: None)],
-        lambda part: detectors.by_baselines(train, part, BUDGETS, 1, lambda count: None),
+        lambda part: [detectors.by_model(loaded, part, BUDGETS, lambda count: None)],
+        lambda part: detectors.by_baselines(train, part, BUDGETS, [0, 0, 0], 1, lambda count: None),
     ):
         for one, other in zip(run(test), run(blind), strict=True):
             np.testing.assert_array_equal(np.concatenate(one.score), np.concatenate(other.score))
             for budget in BUDGETS:
-                np.testing.assert_array_equal(one.starts[budget].theta, other.starts[budget].theta)
+                np.testing.assert_array_equal(
+                    np.concatenate(one.sent[budget]), np.concatenate(other.sent[budget])
+                )
 
 
 def test_an_entity_is_scored_as_if_it_were_alone(data, artifact):
     loaded, test = artifacts.load(artifact), load(data, "test")
-    together = detectors.by_model(loaded, None, test, BUDGETS, lambda count: None)
+    together = detectors.by_model(loaded, test, BUDGETS, lambda count: None)
     for i in range(3):
         one = replace(test, series=test.series[i : i + 1])
-        alone = detectors.by_model(loaded, None, one, BUDGETS, lambda count: None)
+        alone = detectors.by_model(loaded, one, BUDGETS, lambda count: None)
         np.testing.assert_array_equal(alone.score[0], together.score[i])
 
 
@@ -168,7 +189,8 @@ def test_baselines_are_kept_while_data_and_code_are_the_same(data, artifact, fou
 def test_processes_change_nothing(data):
     train, test = load(data, "train"), load(data, "test")
     one, two = (
-        detectors.by_baselines(train, test, BUDGETS, count, lambda done: None) for count in (1, 2)
+        detectors.by_baselines(train, test, BUDGETS, [0, 0, 0], count, lambda done: None)
+        for count in (1, 2)
     )
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(np.concatenate(a.score), np.concatenate(b.score))
@@ -216,11 +238,33 @@ def test_without_an_artifact_it_trains_and_the_command_ends_with_one_object(
 
 def test_the_page_is_filled_in_between_its_markers_and_nowhere_else(found):
     page = f"before\n{quality.BEGIN}\nold\n{quality.END}\nafter\n"
-    filled = quality.filled_in(page, {"smd": found[0]})
+    parts = {"smd": {"whole": found[0].verdicts[0], "no level": found[0].verdicts[1]}}
+    filled = quality.filled_in(page, {"smd": found[0]}, parts)
     assert filled.startswith(f"before\n{quality.BEGIN}\n")
     assert filled.endswith(f"{quality.END}\nafter\n")
     assert "old" not in filled
     assert "| AUC-PR |" in filled
-    assert quality.filled_in(filled, {"smd": found[0]}) == filled
+    assert "| no level | 0." in filled
+    assert quality.filled_in(filled, {"smd": found[0]}, parts) == filled
     with pytest.raises(ConfigError, match="must hold"):
-        quality.filled_in("no markers", {})
+        quality.filled_in("no markers", {}, {})
+
+
+def test_every_variant_of_the_ablation_scores_unlike_the_whole(data, tmp_path, monkeypatch):
+    training.train(data, tmp_path / "a", SMALL, [].append)
+    told, judge = [], ablation.judge
+    monkeypatch.setattr(ablation, "judge", lambda one, *rest: told.append(one) or judge(one, *rest))
+    found = ablation.ablate(data, tmp_path / "a", [].append)
+    named = dict(zip(found, (np.concatenate(one.score) for one in told), strict=True))
+    whole = named.pop("whole")
+    np.testing.assert_array_equal(
+        whole,
+        np.concatenate(
+            detectors.by_model(
+                artifacts.load(tmp_path / "a"), load(data, "test"), BUDGETS, lambda count: None
+            ).score
+        ),
+    )
+    assert len(named) == 7
+    for name, score in named.items():
+        assert np.mean(score != whole) > 0.3, name
