@@ -110,6 +110,7 @@ def _score_table(block: Block, scored: ScoredBlock) -> pa.Table:
             "score": scored.score,
             "once_in": scored.once_in,
             "verdict": pa.array([VERDICTS[v] for v in scored.verdict.tolist()]),
+            "confidence": scored.confidence,
         }
     )
 
