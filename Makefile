@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults parity flood simulate train-env quality check bench-e2e lock clean
+.PHONY: help demo test faults parity flood simulate train-env quality check bench bench-e2e lock clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 14
@@ -51,6 +51,11 @@ check: .venv/dev ## Format, lint, types.
 
 bench-e2e: .venv/run ## Throughput and CPU of the live job on Flink; the last line is JSON.
 	@$(BIN)/python tests/bench/e2e.py
+
+# The full run takes over an hour on two quiet cores, QUICK=1 about five minutes; ONLY names one peer.
+bench: .venv/train ## Speed, latency and cost beside the peers; fills in docs/benchmarks.md.
+	@PYTHONPATH=tests $(BIN)/python -m bench.bench --quality-data $(QUALITY_DATA) \
+		$(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)")
 
 lock:            ## Pin all dependencies with hashes from the ranges in setup.py.
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra run \

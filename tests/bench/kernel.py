@@ -1,0 +1,199 @@
+"""The scorer alone, without Kafka or Beam: events/s of one core, beside torch, and its stages.
+
+Blocks of 4,096 distinct entities out of 10,000, 38 features, H = 64. Each figure is the best
+of several rounds of process CPU time: neighbours on the machine only ever add to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from bench import gate
+from bench.load import BASE_US, FEATURES, HIDDEN, Encoder, Load
+from bench.peers.gru import Gru
+
+from models import artifact as artifacts
+from models.alerting import AlertPolicy
+from models.block import Block, decode_block, encode_block
+from models.chain import cut, new_ends
+from models.decode import Decoder
+from models.event_rules import DecodeLimits, Message
+from models.kernel import TILES
+from models.scorer import Scorer, ScoringPolicy
+from models.table import EntityTable
+from transforms.scores import encode_scores
+
+ENTITIES, BLOCK_EVENTS = 10_000, 4_096
+TILE = TILES[-1]
+ROUNDS = 7
+KERNEL_STAGES = ("_forecast", "_compare", "_score", "_learn", "_advance")
+TORCH_EVENTS = 2_000
+
+
+def measure(artifact_directory: Path) -> dict[str, Any]:
+    """Events/s per core of scorer, kernel and torch, the ratios, and the profile."""
+    artifact = artifacts.load(artifact_directory)
+    scorer = Scorer(artifact, ScoringPolicy(entities_per_shard_max=0), AlertPolicy())
+    table, blocks = EntityTable(scorer.layout), _blocks()
+    for block in blocks:  # admits everyone, and warms caches
+        scorer.step(table, block)
+    weights = gate.weights_of(artifact)
+    micros = {
+        "scorer step": _micros(lambda: [scorer.step(table, one) for one in blocks], len(blocks)),
+        "kernel": _micros(_kernel(artifact, table), 1),
+        "gru alone": _micros(_gru(Gru(weights)), 1),
+        "torch single": _torch_single(weights),
+    }
+    return {
+        "what": {
+            "scorer step": "Scorer.step: waves, tiles, gather, kernel, verdicts, scatter",
+            "kernel": f"gather, Forecaster.step on tiles of {TILE}, scatter",
+            "gru alone": "gather, GRU, head, squared error, scatter on the same tiles: "
+            "what the peers do",
+            "torch single": "torch GRUCell, Linear, squared error, one event at a time",
+        },
+        "us_per_event": {name: round(value, 3) for name, value in micros.items()},
+        "events_s": {name: round(1e6 / value) for name, value in micros.items()},
+        "profile_us_per_event": profile(artifact, scorer, table),
+    }
+
+
+def _blocks() -> list[Block]:
+    """Two blocks of distinct entities, as they come out of the decoder."""
+    rng, noise = np.random.default_rng(0), np.random.default_rng(1)
+    blocks = []
+    for number in range(4):
+        entities = rng.permutation(ENTITIES)[:BLOCK_EVENTS]
+        offset = np.arange(BLOCK_EVENTS) + number * BLOCK_EVENTS
+        blocks.append(
+            Block(
+                0, int(offset[0]), int(offset[-1]) + 1, int(offset[0]), offset,
+                np.zeros(BLOCK_EVENTS, np.int32), BASE_US + offset * 1_000,
+                pa.array([f"host-{entity:07d}" for entity in entities]),
+                noise.normal(size=(BLOCK_EVENTS, FEATURES)).astype(np.float32),
+            )
+        )  # fmt: skip
+    return blocks
+
+
+def _micros(work: Callable[[], Any], blocks: int, events: int = BLOCK_EVENTS) -> float:
+    """CPU microseconds per event, best of `ROUNDS`."""
+    times = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return min(times) / (blocks * events) * 1e6
+
+
+def _kernel(artifact: artifacts.Artifact, table: EntityTable) -> Callable[[], None]:
+    rng, learn = np.random.default_rng(2), np.ones(TILE, bool)
+    at = rng.permutation(ENTITIES)[:BLOCK_EVENTS].reshape(-1, TILE)
+    x = rng.normal(size=(BLOCK_EVENTS, FEATURES)).astype(np.float32)
+    time_us = np.full(TILE, BASE_US)
+    tile, features = np.zeros(TILE, table.layout.dtype), np.empty((TILE, FEATURES), np.float32)
+
+    def step() -> None:
+        for number, chosen in enumerate(at):
+            tile[:] = table.rows[chosen]
+            features[:] = x[number * TILE : (number + 1) * TILE]
+            artifact.forecaster.step(features, tile, time_us, learn)
+            table.rows[chosen] = tile
+
+    return step
+
+
+def _gru(gru: Gru) -> Callable[[], None]:
+    rng = np.random.default_rng(2)
+    at = rng.permutation(ENTITIES)[:BLOCK_EVENTS].reshape(-1, TILE)
+    x = rng.normal(size=(BLOCK_EVENTS, FEATURES)).astype(np.float32)
+    slab = np.zeros((ENTITIES, HIDDEN), np.float32)
+
+    def step() -> None:
+        for number, chosen in enumerate(at):
+            _, slab[chosen] = gru.step(x[number * TILE : (number + 1) * TILE], slab[chosen])
+
+    return step
+
+
+def _torch_single(weights: dict[str, np.ndarray]) -> float:
+    import torch  # heavy, and absent where only this figure is missing
+
+    torch.set_num_threads(1)
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    cell, head = torch.nn.GRUCell(FEATURES, HIDDEN), torch.nn.Linear(HIDDEN, FEATURES)
+    cell.load_state_dict({n: tensors[n] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")})
+    head.load_state_dict({"weight": tensors["head_weight"], "bias": tensors["head_bias"]})
+    x = torch.randn(TORCH_EVENTS, FEATURES)
+    hidden = torch.zeros(TORCH_EVENTS, HIDDEN)
+
+    def step() -> None:
+        for event in range(TORCH_EVENTS):
+            one = slice(event, event + 1)
+            error = x[one] - head(hidden[one])
+            (error * error).mean().item()
+            hidden[one] = cell(x[one], hidden[one])
+
+    with torch.inference_mode():
+        return _micros(step, 1, TORCH_EVENTS)
+
+
+def profile(artifact: artifacts.Artifact, scorer: Scorer, table: EntityTable) -> dict[str, float]:
+    """CPU microseconds per event of the product's own stages, each alone on warm caches."""
+    decoder = Decoder(artifact.schema, DecodeLimits())
+    messages = {form: _messages(form) for form in ("json", "arrow")}
+
+    def decode(form: str) -> Block:
+        return decoder.decode(0, messages[form], 0, BLOCK_EVENTS)[0]
+
+    block, ends = decode("arrow"), new_ends(2)
+    wire, scored = encode_block(block), scorer.step(table, block)
+    stages: dict[str, Callable[[], Any]] = {
+        "decode JSON": lambda: decode("json"),
+        "decode Arrow": lambda: decode("arrow"),
+        "cut into 2 shards": lambda: list(cut(block, ends, "entity")),
+        "block to bytes": lambda: encode_block(block),
+        "bytes to block": lambda: decode_block(wire),
+        "scorer: names to rows": lambda: table.find(block.entities()[0]),
+        "scorer: all": lambda: scorer.step(table, block),
+        "scores to bytes": lambda: list(encode_scores("t", artifact.digest, scored, "arrow")),
+    }
+    found = {name: _micros(work, 1) for name, work in stages.items()}
+    return {name: round(value, 3) for name, value in (found | _inside(artifact, table)).items()}
+
+
+def _messages(form: str) -> list[Message]:
+    """A block's events as Kafka messages of one partition."""
+    load = Load(ENTITIES, BLOCK_EVENTS)
+    events = np.arange(BLOCK_EVENTS)
+    sent = getattr(Encoder(load), form)(events, load.time_us[events])
+    return [Message(offset, BASE_US, value) for offset, (_, _, value) in enumerate(sent)]
+
+
+def _inside(artifact: artifacts.Artifact, table: EntityTable) -> dict[str, float]:
+    """The kernel's own stages, timed where it calls them."""
+    kernel, spent = artifact.forecaster._kernels[TILE], dict.fromkeys(KERNEL_STAGES, 0.0)
+
+    def timed(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            began = time.perf_counter()
+            result = stage(*given)
+            spent[name] += time.perf_counter() - began
+            return result
+
+        return call
+
+    step = _kernel(artifact, table)
+    for name in KERNEL_STAGES:
+        setattr(kernel, name, timed(name, getattr(kernel, name)))
+    for _ in range(ROUNDS):
+        step()
+    for name in KERNEL_STAGES:
+        delattr(kernel, name)
+    events = ROUNDS * BLOCK_EVENTS
+    return {f"kernel: {name.strip('_')}": s / events * 1e6 for name, s in spent.items()}

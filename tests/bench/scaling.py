@@ -1,0 +1,128 @@
+"""The model of `docs/scaling.md`, with the figures of `results.json` put in.
+
+What the model needs was measured on one core; what it says of more is arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.summary import summary
+
+PAGE = "scaling.md"
+BEGIN, END = "<!-- modelled: begin -->", "<!-- modelled: end -->"
+
+USED = 0.6  # share of its cores that a job is given to use, so that it can catch up
+SHARD_ENTITIES, SHARDS_PER_CORE = 50_000, 2
+INDEX_BYTES = 90  # of the dictionary from names to rows, per entity
+WORKER_BYTES = 400e6  # interpreter, Beam, blocks under way
+TABLES_IN_LOG = 2  # a log is replaced by a snapshot when its blocks weigh so many tables
+SNAPSHOT_BYTES_S = 500e6  # read, checked and unpacked
+RESTART_S = 10.0
+VCPU_HOUR, GB_HOUR = 0.04, 0.005  # round list prices of large clouds, dollars
+PLACES = ((10_000, 1_000), (100_000, 10_000), (1_000_000, 100_000), (10_000_000, 1_000_000),
+          (100_000_000, 10_000_000))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one core does."""
+
+    cpu_s_per_million: float
+    #: Of an event on the wire.
+    event_bytes: float
+    #: Of an entity in the table.
+    row_bytes: float
+    #: CPU seconds of the scorer per million events.
+    scorer_s_per_million: float
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a fleet needs."""
+
+    cores: float
+    shards: int
+    worker_bytes: float
+    #: Written to state, per second.
+    state_bytes_s: float
+    #: Read from Kafka, per second.
+    network_bytes_s: float
+    restore_s: float
+    dollars_per_million: float
+
+
+def need(given: Measured, entities: int, rate: float) -> Need:
+    """What `entities` with `rate` events/s in all need."""
+    cores = rate * given.cpu_s_per_million / 1e6 / USED
+    whole = math.ceil(cores)
+    memory = whole * WORKER_BYTES + entities * (given.row_bytes + INDEX_BYTES)
+    log_events = entities * TABLES_IN_LOG * given.row_bytes / given.event_bytes
+    stepping_s = log_events * given.scorer_s_per_million / 1e6 / whole
+    loading_s = entities * given.row_bytes / SNAPSHOT_BYTES_S / whole
+    dollars_s = (cores * VCPU_HOUR + memory / 1e9 * GB_HOUR) / 3600
+    return Need(
+        cores,
+        max(SHARDS_PER_CORE * whole, math.ceil(entities / SHARD_ENTITIES)),
+        memory,
+        rate * given.event_bytes * (1 + 1 / TABLES_IN_LOG),
+        rate * given.event_bytes,
+        RESTART_S + loading_s + stepping_s,
+        dollars_s / rate * 1e6,
+    )
+
+
+def write(results: dict[str, Any], docs: Path, out: Path, is_told: bool) -> None:
+    """Fill the tables into the page, in `out` and, if it `is_told`, in `docs`."""
+    head, begin, rest = (docs / PAGE).read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    assert begin and end, f"docs/{PAGE} must hold {BEGIN} and {END}, each once"
+    text = "\n".join([head + BEGIN, *_tables(results), END]) + tail
+    for folder in (out, docs) if is_told else (out,):
+        (folder / PAGE).write_text(text, encoding="utf-8")
+
+
+def _tables(results: dict[str, Any]) -> Iterator[str]:
+    for form in ("Arrow", "JSON"):
+        run = summary(results["runs"].get(f"streamgauge, {form}", []))
+        if run is None or "row_bytes" not in results["scale"]:
+            yield f"\n{form}: not measured in this run."
+            continue
+        scorer = results["kernel"]["us_per_event"]["scorer step"]
+        given = Measured(
+            run["cpu_s_per_million"],
+            results["about"]["bytes_per_event"][form.lower()],
+            results["scale"]["row_bytes"],
+            scorer,
+        )
+        yield f"\n### {form}: {given.cpu_s_per_million:.1f} CPU seconds per million events\n"
+        yield (
+            "| entities | events/s | cores | shards | memory GB | state written MB/s | "
+            "read MB/s | restore s, at most | dollars per million |\n"
+            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+        )
+        for entities, rate in PLACES:
+            one = need(given, entities, rate)
+            yield (
+                f"| {entities:,} | {rate:,} | {one.cores:,.1f} | {one.shards:,} | "
+                f"{one.worker_bytes / 1e9:,.1f} | {one.state_bytes_s / 1e6:,.1f} | "
+                f"{one.network_bytes_s / 1e6:,.1f} | {one.restore_s:,.0f} | "
+                f"{one.dollars_per_million:.5f} |"
+            )
+    yield from _checked(results)
+
+
+def _checked(results: dict[str, Any]) -> Iterator[str]:
+    """The model against what was run here."""
+    scale = results["scale"]
+    if "many" not in scale:
+        return
+    row, memory = scale["row_bytes"], scale["memory_bytes_per_entity"]
+    yield "\n### The model against what was run\n"
+    yield "| | model | run |\n| --- | ---: | ---: |"
+    yield f"| worker memory per entity, bytes | {row + INDEX_BYTES:,} | {memory:,} |"
+    yield f"| cost per event, 1,000,000 entities to 10,000 | 1.0 | {scale['cost_many_vs_few']} |"
