@@ -28,7 +28,7 @@ from models.judge import Judge
 from models.kernel import TILES
 from models.scored import ScoredBlock, Transition
 from models.sequence import SequenceKernel
-from models.table import EntityTable, Layout
+from models.table import EntityTable, Layout, raw
 from models.tiles import SEQUENCE_EVENTS_MIN, sequences, tile_size, tiles, waves
 from models.transitions import Teller
 
@@ -181,7 +181,7 @@ class Scorer:
         b = len(events)
         size = tile_size(b)
         rows, x, event = self._tile[:size], self._x[:size], self._event[:size]
-        rows[:b] = table.rows[at]
+        raw(rows)[:b] = raw(table.rows)[at]
         x[:b] = block.features[events]
         event["partition"] = block.partition
         event["offset"][:b] = block.offset[events]
@@ -202,7 +202,7 @@ class Scorer:
             told = self._teller.tell(block, int(events[i]), rows[i], result, ruling, i)
             run.transitions.append(told)
         self._settle(rows, ruling)
-        table.rows[at] = rows
+        raw(table.rows)[at] = raw(rows)
         run.score[events], run.loss[events] = score, result.loss[:b]
         run.verdict[events] = ruling.verdict
         run.confidence[events] = confidence

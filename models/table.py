@@ -114,3 +114,11 @@ class EntityTable:
             rows = np.zeros(max(size, 2 * len(self.rows)), self.layout.dtype)
             rows[: len(self.rows)] = self.rows
             self.rows = rows
+
+
+def raw(rows: np.ndarray) -> np.ndarray:
+    """View records as bytes without fields, to copy them.
+
+    numpy copies records field by field, bytes at once: 4 to 30 times as fast.
+    """
+    return rows.view(np.dtype((np.void, rows.itemsize)))
