@@ -16,6 +16,7 @@ from models import artifact as artifacts
 from models import fitting
 from models.artifact import Artifact
 from models.kernel import ForecasterSpec
+from models.normaliser import NormaliserSpec
 from models.scorer import ScoringPolicy
 from pipeline.datasets import NAB_WINDOWS, load
 from pipeline.detectors import by_model
@@ -67,11 +68,14 @@ def ablate(data: Path, artifact: Path, tell: Say) -> dict[str, Verdict]:
     train, test = load(data, "train"), load(data, "test")
     share = float(whole.manifest["training"]["settings"]["held_out"])
     named = list(variants(whole.forecaster.spec))
-    found = {}
+    found: dict[str, Verdict] = {}
+    prepared: dict[NormaliserSpec, fitting.Prepared] = {}  # all that preparing depends on here
     with progress("ablate", len(named) * test.events, tell) as advance:
         for one in named:
-            prepared = fitting.prepare(train.schema, train.series, one.spec, share)
-            told = by_model(_variant(whole, one, prepared), test, DAY, advance, one.policy)
+            key = one.spec.normaliser
+            if key not in prepared:
+                prepared[key] = fitting.prepare(train.schema, train.series, one.spec, share)
+            told = by_model(_variant(whole, one, prepared[key]), test, DAY, advance, one.policy)
             found[one.name] = judge(told, test, (data / NAB_WINDOWS).is_file(), DAY)
     return found
 

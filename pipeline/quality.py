@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from models.errors import ConfigError
 from pipeline.ablation import ablate
 from pipeline.evaluate import ARTIFACT, evaluate
+from pipeline.page import filled_in as between
 from pipeline.progress import say
 from pipeline.verdict import Evaluation, Verdict
 
@@ -45,13 +45,9 @@ def main(
 
 def filled_in(page: str, found: dict[str, Evaluation], parts: dict[str, dict[str, Verdict]]) -> str:
     """`page` with the tables of what was `found` and of what `parts` bring between its markers."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"quality: the page must hold {BEGIN} and {END}, each once")
     tables = [line for name, one in found.items() for line in _table(SETS[name], one)]
     tables += _parts_table(parts)
-    return "\n".join([head + BEGIN, *tables, END]) + tail
+    return between(page, BEGIN, END, tables)
 
 
 def _table(title: str, found: Evaluation) -> Iterator[str]:

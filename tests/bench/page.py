@@ -13,6 +13,7 @@ from bench.catalogue import DURABLE_S, PEERS_OF_BENCH
 from bench.summary import summary
 
 from infra.workers import WORKER_NAME
+from pipeline.page import filled_in
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "bench" / "results.json"
@@ -28,10 +29,8 @@ OURS, THEIRS = "#0b6e4f", "#8a94a6"
 
 def write(results: dict[str, Any], out: Path, is_told: bool) -> None:
     """Fill the page and draw the plot, in `out` and, if it `is_told`, in `docs` too."""
-    head, begin, rest = (DOCS / PAGE).read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    assert begin and end, f"docs/{PAGE} must hold {BEGIN} and {END}, each once"
-    text = "\n".join([head + BEGIN, *_tables(results), END]) + tail
+    page = (DOCS / PAGE).read_text(encoding="utf-8")
+    text = filled_in(page, BEGIN, END, _tables(results))
     for folder in (out, DOCS) if is_told else (out,):
         (folder / PAGE).write_text(text, encoding="utf-8")
         (folder / PLOT).write_text(_plot(results), encoding="utf-8")

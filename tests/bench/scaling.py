@@ -13,6 +13,8 @@ from typing import Any
 
 from bench.summary import summary
 
+from pipeline.page import filled_in
+
 PAGE = "scaling.md"
 BEGIN, END = "<!-- modelled: begin -->", "<!-- modelled: end -->"
 
@@ -78,10 +80,8 @@ def need(given: Measured, entities: int, rate: float) -> Need:
 
 def write(results: dict[str, Any], docs: Path, out: Path, is_told: bool) -> None:
     """Fill the tables into the page, in `out` and, if it `is_told`, in `docs`."""
-    head, begin, rest = (docs / PAGE).read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    assert begin and end, f"docs/{PAGE} must hold {BEGIN} and {END}, each once"
-    text = "\n".join([head + BEGIN, *_tables(results), END]) + tail
+    page = (docs / PAGE).read_text(encoding="utf-8")
+    text = filled_in(page, BEGIN, END, _tables(results))
     for folder in (out, docs) if is_told else (out,):
         (folder / PAGE).write_text(text, encoding="utf-8")
 

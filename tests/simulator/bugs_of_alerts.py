@@ -27,24 +27,25 @@ def _rebuilt_without(forget: Callable[[ShardScorer, EntityTable], None]) -> tupl
     return ShardScorer, "_rebuild", rebuild
 
 
-@bug
-def threshold_starts_again_in_rebuild() -> tuple[Any, str, Any]:
+def _starts_again(field: str) -> tuple[Any, str, Any]:
+    """A rebuild that gives every row the `field` of a new one."""
+
     def forget(shard: ShardScorer, table: EntityTable) -> None:
         fresh = table.rows.copy()
         shard._scorer._judge.fill_new(fresh)
-        table.rows["theta"] = fresh["theta"]
+        table.rows[field] = fresh[field]
 
     return _rebuilt_without(forget)
+
+
+@bug
+def threshold_starts_again_in_rebuild() -> tuple[Any, str, Any]:
+    return _starts_again("theta")
 
 
 @bug
 def credit_starts_again_in_rebuild() -> tuple[Any, str, Any]:
-    def forget(shard: ShardScorer, table: EntityTable) -> None:
-        fresh = table.rows.copy()
-        shard._scorer._judge.fill_new(fresh)
-        table.rows["credit"] = fresh["credit"]
-
-    return _rebuilt_without(forget)
+    return _starts_again("credit")
 
 
 @bug
