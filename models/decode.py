@@ -8,7 +8,7 @@ of the entity that its key names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,9 @@ from models.event_rules import (
 )
 from models.json_events import JsonEvents
 from models.schema import Schema
+
+#: Reads a run of messages of one kind: their events, and what was refused, in offset order.
+_Read = Callable[[Sequence[Message]], tuple[list[EventColumns], list[Refusal]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +70,41 @@ class Decoder:
         """
         parts: list[EventColumns] = []
         dead: list[DeadLetter] = []
-
-        def take(run: list[Message], columns: EventColumns, refused: list[Refusal]) -> None:
-            if len(columns.offset):
-                parts.append(columns)
+        for read, run in self._runs(messages):
+            columns, refused = read(run)
+            parts.extend(part for part in columns if len(part.offset))
             dead.extend(self._letter(partition, run[one[0]], one) for one in refused)
-
-        run: list[Message] = []
-        for message in messages:
-            if message.payload[:4] != STREAM_MAGIC and not message.erased_key:
-                run.append(message)
-                continue
-            if run:
-                take(run, *self._json.decode(run))
-                run = []
-            try:
-                if message.erased_key:
-                    parts.append(self._erasure(message, message.erased_key))
-                else:
-                    take([message], *self._arrow.decode(message))
-            except EventError as error:
-                dead.append(self._letter(partition, message, (0, -1, error, None)))
-        if run:
-            take(run, *self._json.decode(run))
         block = self._block(partition, first_offset, end_offset, parts)
         self.events_decoded = len(block) + len(dead)
         return block, dead
+
+    def _runs(self, messages: Sequence[Message]) -> Iterator[tuple[_Read, list[Message]]]:
+        """Neighbours of one kind, and how to read them."""
+        json, arrow, erasures = self._json.decode, self._arrow.decode, self._erasures
+        read: _Read = json
+        run: list[Message] = []
+        for message in messages:
+            now = arrow if message.payload[:4] == STREAM_MAGIC else json
+            if message.erased_key:
+                now = erasures
+            if now is not read and run:
+                yield read, run
+                run = []
+            read = now
+            run.append(message)
+        if run:
+            yield read, run
+
+    def _erasures(self, run: Sequence[Message]) -> tuple[list[EventColumns], list[Refusal]]:
+        """Tombstones as events, and those whose key names no entity."""
+        found: list[EventColumns] = []
+        refused: list[Refusal] = []
+        for place, message in enumerate(run):
+            try:
+                found.append(self._erasure(message, message.erased_key or b""))
+            except EventError as error:
+                refused.append((place, -1, error, None))
+        return found, refused
 
     def _erasure(self, message: Message, key: bytes) -> EventColumns:
         """The one row that a tombstone stands for; its time advances no clock."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -43,9 +44,8 @@ class DecodeLimits:
     dead_letter_bytes_max: int = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One Kafka message as the source read it."""
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One Kafka message as the source read it; a tenth of a dataclass's time to make."""
 
     offset: int
     #: Kafka timestamp, microseconds. The log's own clock, so a replay decides the same.

@@ -28,7 +28,7 @@ from models.event_rules import (
 )
 
 
-class _JsonEvent(msgspec.Struct):
+class _JsonEvent(msgspec.Struct, gc=False):
     entity_id: str
     event_time_us: int
     features: list[float | None] | dict[str, float | None]
@@ -41,28 +41,30 @@ class JsonEvents:
         self._rules = rules
         self._decode = msgspec.json.Decoder(_JsonEvent).decode
 
-    def decode(self, run: Sequence[Message]) -> tuple[EventColumns, list[Refusal]]:
+    def decode(self, run: Sequence[Message]) -> tuple[list[EventColumns], list[Refusal]]:
         """The well-formed events of `run`, and what was refused, in offset order.
 
         The loop is the only per-event Python on the hot path: the good way through it is
         straight, and the numbers of all events go into one flat array.
         """
         rules, size, decode = self._rules, self._rules.schema.size, self._decode
+        bytes_max, ahead_us = rules.limits.message_bytes_max, rules.latest_us(0)
         refused: list[Refusal] = []
         places, times, entities, flat = array("q"), array("q"), [], array("f")
         for place, message in enumerate(run):
             try:
-                if error := rules.size_error(message.payload):
-                    raise error
+                if len(message.payload) > bytes_max:
+                    raise rules.size_error(message.payload)  # type: ignore[misc]
                 event = decode(message.payload)
-                time_us = event.event_time_us
+                time_us, entity_id = event.event_time_us, event.entity_id
                 if not (
                     EVENT_TIME_US_MIN <= time_us < EVENT_TIME_US_MAX
-                    and time_us <= rules.latest_us(message.timestamp_us)
+                    and time_us <= message.timestamp_us + ahead_us
                 ):
                     raise rules.time_error(time_us, message.timestamp_us)
-                if not 1 <= len(event.entity_id.encode()) <= ENTITY_BYTES_MAX:
-                    raise entity_error(event.entity_id)
+                text = entity_id if entity_id.isascii() else entity_id.encode()
+                if not 1 <= len(text) <= ENTITY_BYTES_MAX:
+                    raise entity_error(entity_id)
                 given = event.features
                 if type(given) is list and len(given) == size:
                     try:
@@ -78,7 +80,7 @@ class JsonEvents:
             else:
                 places.append(place)
                 times.append(time_us)
-                entities.append(event.entity_id)
+                entities.append(entity_id)
         features = np.frombuffer(flat, np.float32).reshape(-1, size)
         place_of = np.frombuffer(places, np.int64)
         bad = rules.refused_values(features)
@@ -94,7 +96,7 @@ class JsonEvents:
             pa.array(entities, pa.string()),
             features,
         )
-        return columns.where(~bad), refused
+        return [columns.where(~bad)], refused
 
     def _arrange(self, values: list[float | None] | dict[str, float | None]) -> list[float]:
         """Features in schema order with NaN for missing; unknown names are ignored."""

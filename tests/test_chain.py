@@ -3,11 +3,21 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from blocks import make_block
 
 from models.block import NOTHING_BEFORE
-from models.chain import SILENT_OFFSETS_MAX, Link, cut, link_of, new_ends, shard_of
+from models.chain import (
+    HASHED_ONE_BY_ONE_MAX,
+    SILENT_OFFSETS_MAX,
+    Link,
+    cut,
+    link_of,
+    new_ends,
+    shard_of,
+    shards_of,
+)
 
 NAMES = [f"host-{i}" for i in range(40)]
 
@@ -20,6 +30,14 @@ def test_every_event_goes_to_the_shard_of_its_entity_in_offset_order():
         assert (np.diff(piece.offset) > 0).all()
         seen += piece.offset.tolist()
     assert sorted(seen) == block.offset.tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1, HASHED_ONE_BY_ONE_MAX, 3 * HASHED_ONE_BY_ONE_MAX])
+def test_many_entities_are_hashed_as_each_one_is(count):
+    names = [("ö" if i % 7 else "") + "x" * (i * 37 % 256) + str(i) for i in range(count + 2)]
+    sliced = pa.array(names).slice(1, count)
+    expected = [shard_of(name, 1_000) for name in names[1 : count + 1]]
+    assert shards_of(sliced, 1_000).tolist() == expected
 
 
 def test_features_stay_with_their_events():

@@ -1,5 +1,7 @@
 """From messages to columns, and to dead letters what cannot be read."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,19 @@ def as_arrow(entities, times, features, names=("entity_id", "event_time_us", "fe
         pa.array(features, pa.list_(pa.float32(), len(features[0]))),
     ]
     batch = pa.record_batch(columns, names=list(names))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def as_dictionary(entities, times, features):
+    columns = [
+        pa.array(entities).dictionary_encode(),
+        pa.array(times, pa.int64()),
+        pa.array(features, pa.list_(pa.float32(), len(features[0]))),
+    ]
+    batch = pa.record_batch(columns, names=["entity_id", "event_time_us", "features"])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -140,6 +155,47 @@ def test_bad_rows_of_an_arrow_batch_leave_the_good_ones():
         (3, event_rules.BAD_FEATURES),
         (4, event_rules.BAD_ENTITY),
     ]
+
+
+def test_arrow_messages_decoded_together_say_what_each_says_alone():
+    """Neighbours are checked as one table: faults and schemas of one must not touch another."""
+    three = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
+    late, ahead = TIME + 9, NOW + 301_000_000
+    payloads = [
+        as_arrow(["a", "b", "c"], [TIME, ahead, late], three),  # one bad row
+        as_arrow(["d"], [TIME], [(np.inf, 0, 0)]),  # nothing but a bad row
+        as_arrow(["e", "f"], [TIME, late], three[:2]),
+        as_arrow(["g"], [TIME], [(1, 2)]),  # another schema, refused whole
+        as_arrow(["h"], [TIME], [(7, 7, 7)], names=("entity_id", "event_time_us", "else")),
+        as_arrow(["i"], [late], three[:1])[:-60],  # cut off
+        as_arrow(["j", "k"], [TIME, TIME], three[1:]),
+        as_dictionary(["l", "m", "l"], [TIME] * 3, three),
+        as_dictionary(["n", "l", "o"], [TIME] * 3, three),
+        as_arrow(["p"], [late], three[:1]),
+    ]
+    block, dead = run(*payloads)
+    alone = [run(payload) for payload in payloads]
+    entities = [name for one, _ in alone for name in one.entity_id.to_pylist()]
+    assert block.entity_id.to_pylist() == entities == list("acefjklmlnlop")
+    assert block.offset.tolist() == [10, 10, 12, 12, 16, 16, 17, 17, 17, 18, 18, 18, 19]
+    assert block.row.tolist() == [0, 2, 0, 1, 0, 1, 0, 1, 2, 0, 1, 2, 0]
+    np.testing.assert_array_equal(block.features, np.concatenate([b.features for b, _ in alone]))
+    assert [letter.offset for letter in dead] == [10, 11, 13, 14, 15]
+    expected = [letter for _, letters in alone for letter in letters]
+    for letter, other in zip(dead, expected, strict=True):
+        assert replace(letter, offset=10) == other
+
+
+def test_one_damaged_arrow_message_takes_no_neighbour_with_it():
+    good = as_arrow(["a", "b"], [TIME, TIME], [(1, 2, 3), (4, 5, 6)])
+    # The end of the first name, far outside of the text: found by looking at the content only.
+    damaged = good.replace(
+        np.array([0, 1, 2], "<i4").tobytes(), b"\0\0\0\0\xff\xff\xff\x7f\2\0\0\0"
+    )
+    assert damaged != good
+    block, [letter] = run(good, damaged, good)
+    assert block.entity_id.to_pylist() == ["a", "b", "a", "b"]
+    assert (letter.offset, letter.row, letter.reason) == (11, -1, event_rules.UNREADABLE)
 
 
 def test_dead_letter_of_an_arrow_row_can_be_read_again():

@@ -66,7 +66,7 @@ def test_flink_keeps_state_in_rocksdb_and_forgives_pauses(tmp_path: Path) -> Non
     assert settings["state.backend.incremental"] is True
     assert settings["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
     assert settings["heartbeat.timeout"] >= 30_000
-    assert settings["execution.buffer-timeout.interval"] == "2 ms"
+    assert settings["execution.buffer-timeout.interval"] == "0 ms"
 
 
 def test_the_submitting_side_names_no_state_backend() -> None:

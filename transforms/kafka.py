@@ -121,19 +121,17 @@ class PartitionReader:
             wanted = min(self._wanted(bytes_max - size), count_max - len(messages))
             # consume() waits for the full count, so only the first call may wait at all.
             batch = self._consumer.consume(wanted, wait_s if not messages else 0)
-            for received in batch:
+            for received in batch:  # with JSON, once per event
                 if (error := received.error()) is not None:
                     self._check(error, offset)
                     continue
-                payload = received.value()
-                _, timestamp_ms = received.timestamp()
+                payload, timestamp_ms = received.value(), received.timestamp()[1]
                 time_us = timestamp_ms * 1000 if timestamp_ms > 0 else EVENT_TIME_US_MAX
                 if payload is None:
-                    payload, erased = b"", received.key()
-                    messages.append(Message(received.offset() or 0, time_us, payload, erased))
+                    messages.append(Message(received.offset() or 0, time_us, b"", received.key()))
                 else:
                     messages.append(Message(received.offset() or 0, time_us, payload))
-                size += len(payload)
+                    size += len(payload)
             if len(batch) < wanted:
                 break
         if messages:

@@ -260,32 +260,37 @@ class PollPartitions(beam.DoFn):
         began = at.next_offset
         if partition not in self._readers:
             began = self._begin(partition, at)
+        is_behind = False
         for _ in range(BLOCKS_PER_POLL):
-            read = self._read_next(partition, at)
-            if not read[0]:
+            messages, end, is_behind = self._read_next(partition, at)
+            if not messages:
                 break
-            self._read.inc(len(read[0]))
-            yield from source.decode_and_cut(self._decoder, partition, read, at)
-            size = sum(len(message.payload) for message in read[0])
+            self._read.inc(len(messages))
+            yield from source.decode_and_cut(self._decoder, partition, (messages, end), at)
+            size = sum(len(message.payload) for message in messages)
             self._event_bytes[partition] = size / max(1, self._decoder.events_decoded)
+            if not is_behind:
+                break
         if at.next_offset != began:
             position.write(encode_position(at))
-            rest_s = 0.0
-        else:
-            rest_s = self._polling.poll_interval_ms / 1000
+        rest_s = 0.0 if is_behind else self._polling.poll_interval_ms / 1000
         poll.set(Timestamp.now() + Duration(rest_s))
 
-    def _read_next(self, partition: int, at: Position) -> tuple[list, int]:
-        """The next messages; settles a missing offset as the operator decided."""
+    def _read_next(self, partition: int, at: Position) -> tuple[list, int, bool]:
+        """The next messages, where they end, and whether they fill a block: then more may wait.
+
+        Settles a missing offset as the operator decided.
+        """
         reader = self._reader(partition)
-        bytes_max = self._source.block_events_max * self._event_bytes.get(partition, EVENT_BYTES)
+        wanted = self._source.block_events_max * self._event_bytes.get(partition, EVENT_BYTES)
         try:
-            return reader.read(at.next_offset, int(bytes_max), POLL_WAIT_S)
+            messages, end = reader.read(at.next_offset, int(wanted), POLL_WAIT_S)
         except MissingOffsetError:
             if self._polling.on_missing_offset == "fail":
                 raise
             self._jump(partition, at)
-            return [], at.next_offset
+            return [], at.next_offset, True
+        return messages, end, sum(len(message.payload) for message in messages) >= wanted
 
     def _begin(self, partition: int, at: Position) -> int:
         """The offset this worker goes on from; -1 if the topic is another one than before."""
