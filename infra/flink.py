@@ -251,7 +251,8 @@ def client_settings() -> dict[str, str | int | bool]:
 
     No state backend here: the job server would load its class and does not have it.
     """
-    return {"execution.buffer-timeout.interval": "2 ms"}
+    # Elements are whole blocks: each leaves at once, and no thread per step wakes up to see.
+    return {"execution.buffer-timeout.interval": "0 ms"}
 
 
 def task_manager_memory_mb(slots: int) -> dict[str, int]:
@@ -279,10 +280,10 @@ def rest_url(ports: Ports) -> str:
 
 
 def _cluster_classpath(jars: Jars) -> str:
-    """Flink's own jars, then Beam's without its copies of Flink and without its logging."""
-    beam = classpath(jars.beam).split(os.pathsep)
+    """Flink's own jars behind the changed classes, then Beam's without Flink and logging."""
+    beam = classpath(jars.beam).split(os.pathsep)  # the changed classes come first in it
     kept = [path for path in beam if not Path(path).name.startswith(("flink-", "slf4j-"))]
-    return os.pathsep.join([classpath(jars.flink), *kept])
+    return os.pathsep.join([kept[0], classpath(jars.flink), *kept[1:]])
 
 
 def _jvm(directory: Path) -> list[str]:

@@ -15,7 +15,7 @@ from models.scored import ScoredBlock
 
 EPOCH_FORMAT = 1
 TOKEN_BYTES = 8
-_HEAD = struct.Struct("<B8sQQQIIH")
+_HEAD = struct.Struct("<B8sQQQBIIH")
 _REACH = struct.Struct("<iqqH")
 
 
@@ -71,12 +71,13 @@ class Epoch:
     """What is known of a shard without reading its log."""
 
     token: bytes = b"\0" * TOKEN_BYTES
-    #: Sequence number of the first segment in the log; a snapshot, but for segment 0.
+    #: Sequence number of the first segment: a snapshot begins with it, unless it is 0.
     first_segment: int = 0
     #: Sequence number that the next segment gets.
     next_segment: int = 0
-    #: Bytes in the log.
+    #: Bytes of the blocks in the log, and the cell that the last of them is in.
     log_bytes: int = 0
+    log_cell: int = 0
     #: Blocks held back behind a gap now.
     held: int = 0
     counts: ShardCounts = field(default_factory=ShardCounts)
@@ -94,6 +95,7 @@ def encode_epoch(epoch: Epoch) -> bytes:
         epoch.first_segment,
         epoch.next_segment,
         epoch.log_bytes,
+        epoch.log_cell,
         epoch.held,
         len(epoch.reached),
         len(epoch.policies),
@@ -120,7 +122,7 @@ def decode_epoch(data: bytes | None) -> Epoch:
             f"state epoch: this release reads format {EPOCH_FORMAT}; got {data[0]}. "
             "Start from a savepoint of this release, or from exported state (`run --state`)"
         )
-    _, token, first, following, log_bytes, held, count, size = _HEAD.unpack_from(data)
+    _, token, first, following, log_bytes, log_cell, held, count, size = _HEAD.unpack_from(data)
     counts = ShardCounts(*_COUNTS.unpack_from(data, _HEAD.size))
     at = _HEAD.size + _COUNTS.size
     policies, rest = data[at : at + size], data[at + size :]
@@ -130,4 +132,4 @@ def decode_epoch(data: bytes | None) -> Epoch:
             "Start from an older savepoint, or from exported state (`run --state`)"
         )
     reached = {partition: Reach(*reach) for partition, *reach in _REACH.iter_unpack(rest)}
-    return Epoch(token, first, following, log_bytes, held, counts, reached, policies)
+    return Epoch(token, first, following, log_bytes, log_cell, held, counts, reached, policies)

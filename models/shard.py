@@ -7,18 +7,17 @@ cells, tests and simulators pass their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from models import shard_log
 from models.block import JUMPED, NOTHING_BEFORE, Block, decode_block, encode_block
+from models.cells import Cells
 from models.chain import Link, link_of
 from models.drift_windows import DriftWindows, WindowReport
 from models.epoch import Epoch, Reach, decode_epoch, encode_epoch
 from models.errors import ConfigError, StateDamagedError
 from models.scored import ScoredBlock
 from models.scorer import Scorer
-from models.segment import SNAPSHOT, block_segment, read_log, read_snapshot, snapshot_segment
 from models.snapshot import ShardSnapshot
 from models.table import EntityTable, Layout
 
@@ -28,39 +27,6 @@ DAMAGE_POLICIES = ("fail", "reset")
 _Ready = tuple[bytes, Block]
 #: How far a shard has come in a partition of which it has heard nothing.
 _NOWHERE = Reach(NOTHING_BEFORE, NOTHING_BEFORE)
-
-
-class BagCell(Protocol):
-    """An append-only bag of bytes without order."""
-
-    def read(self) -> Iterable[bytes]:
-        """All values."""
-
-    def add(self, value: bytes) -> None:
-        """Add one value."""
-
-    def clear(self) -> None:
-        """Remove all values."""
-
-
-class ValueCell(Protocol):
-    """One value of bytes, None if never written."""
-
-    def read(self) -> bytes | None:
-        """The value."""
-
-    def write(self, value: bytes) -> None:
-        """Replace the value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """The state of one shard as its runner keeps it."""
-
-    epoch: ValueCell
-    log: BagCell
-    held: BagCell
-    drift: ValueCell
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +39,17 @@ class ShardPolicy:
     tables_max: int = 1_024
     #: The log is replaced by a snapshot when its blocks weigh this many times the table. More
     #: makes writing cheaper, and restoring longer: it steps all blocks of the log again.
-    log_factor: float = 2.0
+    log_factor: float = 1.0
     #: Below this a log is never replaced: small shards would be rewritten at every block.
     log_bytes_min: int = 1 << 20
+    #: A snapshot is cut into segments of about this size, and a cell of the log takes as much at
+    #: least. Beam sends a bundle's writes in pieces of 10 MB, but never cuts a value.
+    segment_bytes_max: int = 4 << 20
     #: A log that is damaged: "fail", or "reset" the shard, whose entities start anew.
     on_damage: str = "fail"
 
     def __post_init__(self) -> None:
-        for name in ("held_blocks_max", "tables_max"):
+        for name in ("held_blocks_max", "tables_max", "segment_bytes_max"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"scoring: {name} must be >= 1; got {getattr(self, name)}")
         if self.on_damage not in DAMAGE_POLICIES:
@@ -245,13 +214,10 @@ class ShardScorer:
         """
         layout = self._scorer.layout
         scorer = self._scorer.under(epoch.policies) if epoch.policies else self._scorer
-        table = EntityTable(layout)
-        log = read_log(layout, cells.log.read(), epoch.first_segment, epoch.next_segment)
-        for segment in log:
-            if segment.kind == SNAPSHOT:
-                table = read_snapshot(layout, segment.body)
-            else:
-                scorer.step(table, decode_block(segment.body))
+        table, seen = shard_log.read_table(cells, layout)
+        first = shard_log.check_snapshot(epoch, seen)
+        for block in shard_log.read_blocks(cells, layout, first, epoch.next_segment):
+            scorer.step(table, block)
         return table
 
     @staticmethod
@@ -325,28 +291,22 @@ class ShardScorer:
     def _store(self, live: _Live, cells: Cells, scored: list[_Ready]) -> None:
         """Append the blocks, or replace the log by a snapshot when it has grown too long."""
         epoch, table, policy = live.epoch, live.table, self._policy
+        table_bytes = len(table) * table.layout.dtype.itemsize
+        log_bytes_max = max(policy.log_bytes_min, policy.log_factor * table_bytes)
+        cell_bytes_max = max(policy.segment_bytes_max, log_bytes_max / len(cells.log))
         for data, block in scored:
             if _tells(block):
-                segment = block_segment(table.layout, epoch.next_segment, data)
-                cells.log.add(segment)
-                epoch.next_segment += 1
-                epoch.log_bytes += len(segment)
-        table_bytes = len(table) * table.layout.dtype.itemsize
-        is_long = epoch.log_bytes > max(policy.log_bytes_min, policy.log_factor * table_bytes)
+                shard_log.append_block(cells, epoch, table.layout, data, cell_bytes_max)
+        is_long = epoch.log_bytes > log_bytes_max
         if is_long or live.must_snapshot or epoch.policies != self._scorer.policies:
             self._scorer.evict(table)
             epoch.policies = self._scorer.policies
             self._replace_log(live, cells)
 
-    @staticmethod
-    def _replace_log(live: _Live, cells: Cells) -> None:
+    def _replace_log(self, live: _Live, cells: Cells) -> None:
         """Make the table's snapshot the whole log."""
-        epoch = live.epoch
-        cells.log.clear()
-        cells.log.add(snapshot_segment(live.table, epoch.next_segment))
-        epoch.first_segment = epoch.next_segment
-        epoch.next_segment += 1
-        epoch.log_bytes = 0
+        size = self._policy.segment_bytes_max
+        shard_log.replace_by_snapshot(cells, live.epoch, live.table, size)
         live.must_snapshot = False
 
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 from artifacts import make_artifact
-from blocks import make_block, new_cells
+from blocks import logged, make_block, new_cells
 
 from models import artifact as artifacts
 from models.alerting import AlertPolicy
@@ -79,10 +79,10 @@ def test_state_holds_nothing_of_an_erased_entity(artifact):
     name, cells = "somebody-in-particular", new_cells()
     shard = new_shard(artifact)
     process(shard, make_block([name, "b"] * 20), cells)
-    assert any(name.encode() in segment for segment in cells.log.values)
+    assert any(name.encode() in segment for segment in logged(cells))
     erasure = with_erasure(make_block([name, "b"], first=40, previous_end=40), 0)
     process(shard, erasure, cells)
-    assert not any(name.encode() in segment for segment in cells.log.values)
+    assert not any(name.encode() in segment for segment in logged(cells))
     assert shard.take_snapshot(0, cells).table.entity_ids == ["b"]
     assert shard.take_snapshot(0, cells).epoch.counts.erased == 1
 

@@ -102,9 +102,27 @@ def test_another_description_is_another_folder(tmp_path: Path) -> None:
 
 
 def test_an_unknown_class_of_beam_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "beam-sdks-java-core-9.jar", "w") as jar:
-        for name in beam_patch._SHA256:
-            jar.writestr(name, b"other")
+    for name in ("beam-sdks-java-core-9.jar", "flink-runtime-1.99.jar"):
+        with zipfile.ZipFile(tmp_path / name, "w") as jar:
+            for changed in beam_patch._SHA256:
+                jar.writestr(changed, b"other")
 
     with pytest.raises(DownloadError, match="another version of Beam needs"):
         beam_patch.add_patch_jar(tmp_path)
+
+
+def test_a_method_is_made_longer_by_what_is_put_in() -> None:
+    head = b"\x01\x00\x07" + (70).to_bytes(4, "big") + bytes.fromhex("0003 0005")
+    body = beam_patch._LIST_CODE
+    tail = beam_patch._LOOP_END + beam_patch._RETURN
+    body += bytes(beam_patch._LIST_CODE_BYTES - len(body) - len(tail))
+    original = head + (50).to_bytes(4, "big") + body + tail + b"rest"
+
+    changed = beam_patch.let_go(original)
+
+    added = len(beam_patch._LET_GO)
+    assert changed == (
+        b"\x01\x00\x07" + (70 + added).to_bytes(4, "big") + bytes.fromhex("0003 0005")
+        + (50 + added).to_bytes(4, "big") + body + beam_patch._LOOP_END + beam_patch._LET_GO
+        + beam_patch._RETURN + b"rest"
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from artifacts import make_artifact
-from blocks import chain, copy_cells, make_block, new_cells
+from blocks import chain, copy_cells, logged, make_block, new_cells
 
 from models import artifact as artifacts
 from models.alerting import AlertPolicy
@@ -70,7 +70,7 @@ def test_snapshots_change_no_bit(artifact):
     scores = {}
     for block in blocks:
         scores |= run(new_scorer(artifact, shard_policy=always), [block], cells)
-        assert len(cells.log.values) == 1  # nothing but the snapshot
+        assert len(logged(cells)) == 1  # nothing but the snapshot
     assert scores == expected
 
 
@@ -124,7 +124,7 @@ def test_duplicates_are_dropped_and_counted(artifact):
     before = copy_cells(cells)
     again = [process(scorer, block, cells) for block in blocks[:5]]
     assert [outcome.duplicates for outcome in again] == [1] * 5
-    assert (cells.epoch.value, cells.log.values) == (before.epoch.value, before.log.values)
+    assert (cells.epoch.value, logged(cells)) == (before.epoch.value, logged(before))
     assert len(expected) == 200
 
 
@@ -170,7 +170,7 @@ def test_two_partitions_have_chains_of_their_own(artifact):
 def test_a_damaged_log_is_refused(artifact, fault):
     cells = new_cells()
     run(new_scorer(artifact), make_blocks(), cells)
-    log = cells.log.values
+    log = cells.log[0].values
     if fault == "lost":
         del log[3]
     elif fault == "repeated":
@@ -207,7 +207,7 @@ def test_new_thresholds_do_not_change_what_was_remembered(artifact):
 
 def damage(cells):
     """Flip a bit in the last segment of a log."""
-    log = cells.log.values
+    log = cells.log[0].values
     middle = len(log[-1]) // 2
     log[-1] = log[-1][:middle] + bytes([log[-1][middle] ^ 1]) + log[-1][middle + 1 :]
 
@@ -229,8 +229,8 @@ def test_a_shard_with_a_damaged_log_can_be_reset_and_goes_on_where_it_was(artifa
 def test_only_damage_is_reset_and_a_later_format_never(artifact):
     cells = new_cells()
     run(new_scorer(artifact), make_blocks()[:2], cells)
-    segment = cells.log.values[-1]
-    cells.log.values[-1] = segment[:3] + b"\x63" + segment[4:]
+    segment = cells.log[0].values[-1]
+    cells.log[0].values[-1] = segment[:3] + b"\x63" + segment[4:]
     scorer = new_scorer(artifact, shard_policy=ShardPolicy(on_damage="reset"))
     with pytest.raises(StateFormatError, match="reads segments of format 1; got 99"):
         process(scorer, make_blocks()[2], cells)

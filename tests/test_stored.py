@@ -15,6 +15,7 @@ from models.series import Series
 from pipeline import graph, stored
 from pipeline.config import from_dict
 from pipeline.replay import run_in_process
+from transforms.cells import LOG_CELLS, SNAPSHOT_CELLS
 from transforms.keys import shard_keys
 from transforms.replay import ReplayArchive, write_archive
 from transforms.score import ScoreBlocks
@@ -190,15 +191,15 @@ def test_no_snapshot_is_kept_of_what_is_not_out_yet(config, artifact, tmp_path):
     state = graph.replay_state(config, keep_in=str(tmp_path / "kept"))
     step = ScoreBlocks(graph.scoring(config, artifact, state, is_live=True)._spec)
     step.setup()
-    cells, beat = new_cells(), Timer()
+    cells, beat = new_cells(SNAPSHOT_CELLS, LOG_CELLS), Timer()
     key = shard_keys(SHARDS, 128)[0]
-    given = (cells.epoch, cells.log, cells.held, cells.drift)
     step.start_bundle()
-    list(step.process((key, encode_block(make_block(["a"] * 5))), *given, Timer(), beat))
+    given = (cells.epoch, *cells.snapshot, *cells.log, cells.held, cells.drift)
+    list(step.process((key, encode_block(make_block(["a"] * 5))), Timer(), beat, *given))
     beat.is_set = False
-    assert list(step.on_beat(key, *given, beat)) == []
+    assert list(step.on_beat(key, beat, *given)) == []
     assert beat.is_set, "it must come back"
     assert not (tmp_path / "kept").exists()
     step.start_bundle()
-    assert len(list(step.on_beat(key, *given, beat))) == 1  # the health report
+    assert len(list(step.on_beat(key, beat, *given))) == 1  # the health report
     assert len(list((tmp_path / "kept").glob("shard-00000.*.parquet"))) == 1

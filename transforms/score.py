@@ -3,34 +3,30 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import msgspec
-from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import (
-    BagStateSpec,
-    ReadModifyWriteStateSpec,
-    TimerSpec,
-    on_timer,
-)
+from apache_beam.transforms.userstate import TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints import with_output_types
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from models import artifact as artifacts
 from models.alerting import AlertPolicy
+from models.cells import Cells
 from models.drift_windows import DriftWindows, WindowReport
 from models.epoch import TOKEN_BYTES
 from models.scored import ScoredBlock
 from models.scorer import Scorer, ScoringPolicy
-from models.shard import Cells, Outcome, ShardPolicy, ShardScorer
+from models.shard import Outcome, ShardPolicy, ShardScorer
 from models.snapshot import Origin, decode_snapshot, encode_snapshot
+from transforms.cells import with_cells
 from transforms.dead_letters import encode_dead_letters, set_aside
 from transforms.drift import encode_drift_report
 from transforms.health import encode_health
@@ -109,10 +105,6 @@ class ScoreEntities(beam.PTransform):
 class ScoreBlocks(beam.DoFn):
     """Takes the state, calls the core, stores what changed, yields."""
 
-    EPOCH = ReadModifyWriteStateSpec("epoch", BytesCoder())
-    LOG = BagStateSpec("log", BytesCoder())
-    HELD = BagStateSpec("held", BytesCoder())
-    DRIFT_STATE = ReadModifyWriteStateSpec("drift", BytesCoder())
     END = TimerSpec("end", TimeDomain.WATERMARK)
     BEAT = TimerSpec("beat", TimeDomain.REAL_TIME)
 
@@ -137,19 +129,18 @@ class ScoreBlocks(beam.DoFn):
     def start_bundle(self) -> None:
         self._changed: set[int] = set()  # shards, in this bundle
 
+    @with_cells
     def process(
         self,
         element: tuple[bytes, bytes],
-        epoch: Any = beam.DoFn.StateParam(EPOCH),
-        log: Any = beam.DoFn.StateParam(LOG),
-        held: Any = beam.DoFn.StateParam(HELD),
-        drift: Any = beam.DoFn.StateParam(DRIFT_STATE),
         end: Any = beam.DoFn.TimerParam(END),
         beat: Any = beam.DoFn.TimerParam(BEAT),
+        *,
+        cells: Cells,
     ) -> Iterator[Any]:
         key, data = element
-        cells = Cells(epoch, log, held, drift)
-        if epoch.read() is None:
+        cells = replace(cells, epoch=_ReadOnce(cells.epoch))
+        if cells.epoch.read() is None:
             end.set(GlobalWindow().max_timestamp())
             self._arm(beat)
             self._start(slot_of(key), cells)
@@ -161,40 +152,33 @@ class ScoreBlocks(beam.DoFn):
         yield from self._reports(outcome.drift)
 
     @on_timer(END)
-    def at_end_of_input(
-        self,
-        key: Any = beam.DoFn.KeyParam,
-        epoch: Any = beam.DoFn.StateParam(EPOCH),
-        log: Any = beam.DoFn.StateParam(LOG),
-        held: Any = beam.DoFn.StateParam(HELD),
-        drift: Any = beam.DoFn.StateParam(DRIFT_STATE),
-    ) -> Iterator[Any]:
-        shard, cells = slot_of(key), Cells(epoch, log, held, drift)
+    @with_cells
+    def at_end_of_input(self, key: Any = beam.DoFn.KeyParam, *, cells: Cells) -> Iterator[Any]:
+        shard = slot_of(key)
         if self._spec.state.keep_in and not self._spec.is_live:
             self._keep(shard, cells)
         yield from self._reports(self._shards.flush_drift(shard, cells, _token()))
 
     @on_timer(BEAT)
+    @with_cells
     def on_beat(
         self,
         key: Any = beam.DoFn.KeyParam,
-        epoch: Any = beam.DoFn.StateParam(EPOCH),
-        log: Any = beam.DoFn.StateParam(LOG),
-        held: Any = beam.DoFn.StateParam(HELD),
-        drift: Any = beam.DoFn.StateParam(DRIFT_STATE),
         beat: Any = beam.DoFn.TimerParam(BEAT),
+        *,
+        cells: Cells,
     ) -> Iterator[Any]:
-        spec, shard, cells = self._spec, slot_of(key), Cells(epoch, log, held, drift)
+        spec, shard = self._spec, slot_of(key)
         now_s = time.monotonic()
         yield from self._reports(
             self._shards.flush_if_quiet(shard, cells, _token(), now_s, spec.drift_window_s)
         )
-        if self._is_due(shard, epoch.read(), now_s):
+        if self._is_due(shard, cells.epoch.read() or b"", now_s):
             if shard in self._changed:  # what this bundle says of it is not out yet
                 self._arm(beat, RETRY_S)
                 return
             self._keep(shard, cells)
-            self._kept[shard] = now_s, epoch.read()
+            self._kept[shard] = now_s, cells.epoch.read() or b""
         snapshot = self._shards.take_snapshot(shard, cells)
         yield TaggedOutput(HEALTH, encode_health(spec.topic, snapshot, _now_ms()))
         self._arm(beat)
@@ -245,6 +229,21 @@ class ScoreBlocks(beam.DoFn):
         count["duplicate_blocks"].inc(outcome.duplicates)
         count["held_blocks"].inc(outcome.held)
         count["desyncs"].inc(outcome.desyncs)
+
+
+class _ReadOnce:
+    """A cell that is asked for once: each reading is a request to the runner and back."""
+
+    def __init__(self, cell: Any) -> None:
+        self._cell = cell
+        self._value: bytes | None = cell.read()
+
+    def read(self) -> bytes | None:
+        return self._value
+
+    def write(self, value: bytes) -> None:
+        self._value = value
+        self._cell.write(value)
 
 
 def _now_ms() -> int:

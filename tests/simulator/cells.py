@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blocks import Bag, Value
 
-from models.shard import Cells
+from models.cells import Cells
 
 
 class WorkerLost(Exception):
@@ -53,16 +53,19 @@ class FusedValue(Value):
         super().write(value)
 
 
-#: epoch, log, held, drift.
-KeptCells = tuple[bytes | None, tuple[bytes, ...], tuple[bytes, ...], bytes | None]
-NEVER_WRITTEN: KeptCells = (None, (), (), None)
+#: Epoch, snapshot, log, held, drift.
+Bags = tuple[tuple[bytes, ...], ...]
+KeptCells = tuple[bytes | None, Bags, Bags, tuple[bytes, ...], bytes | None]
+SNAPSHOT_CELLS, LOG_CELLS = 2, 3
+NEVER_WRITTEN: KeptCells = (None, ((),) * SNAPSHOT_CELLS, ((),) * LOG_CELLS, (), None)
 
 
 def keep(cells: Cells) -> KeptCells:
     """What a checkpoint holds of `cells`."""
     return (
         cells.epoch.value,
-        tuple(cells.log.values),
+        tuple(tuple(cell.values) for cell in cells.snapshot),
+        tuple(tuple(cell.values) for cell in cells.log),
         tuple(cells.held.values),
         cells.drift.value,
     )
@@ -70,7 +73,11 @@ def keep(cells: Cells) -> KeptCells:
 
 def put_back(fuse: Fuse, kept: KeptCells) -> Cells:
     """Cells with the content that a checkpoint held."""
-    epoch, log, held, drift = kept
+    epoch, snapshot, log, held, drift = kept
     return Cells(
-        FusedValue(fuse, epoch), FusedBag(fuse, log), FusedBag(fuse, held), FusedValue(fuse, drift)
+        FusedValue(fuse, epoch),
+        tuple(FusedBag(fuse, values) for values in snapshot),
+        tuple(FusedBag(fuse, values) for values in log),
+        FusedBag(fuse, held),
+        FusedValue(fuse, drift),
     )

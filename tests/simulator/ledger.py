@@ -31,11 +31,12 @@ from simulator.story import POLICIES, Node, Reference, bits_of, blank_circumstan
 from simulator.topic import Topic
 
 from models.block import JUMPED, NOTHING_BEFORE, Block
+from models.cells import Cells
 from models.chain import shard_of
 from models.drift_windows import WINDOWS_MAX, WindowReport
 from models.scored import ScoredBlock, Transition
 from models.scorer import LATE, TOO_MANY_ENTITIES
-from models.shard import Cells, Outcome, ShardPolicy
+from models.shard import Outcome, ShardPolicy
 from models.table import EntityTable
 
 
@@ -133,7 +134,7 @@ class Ledger:
         self.require(told == happened, f"shard {shard}: counts {told}, happened {happened}")
         table_bytes = len(live.table) * live.table.layout.dtype.itemsize
         bound = max(policy.log_bytes_min, policy.log_factor * table_bytes)
-        blocks = sum(map(len, cells.log.values[1:]))
+        blocks = sum(len(segment) for cell in cells.log for segment in cell.values)
         self.require(
             epoch.log_bytes == blocks and blocks <= bound,
             f"shard {shard}: {blocks} bytes of blocks in the log, says {epoch.log_bytes}",

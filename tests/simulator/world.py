@@ -45,6 +45,10 @@ PARALLELISM = (1, 2, 4)
 QUIET_TICKS = 3  # a shard that nothing changed for so long reports its drift
 
 
+#: A row or two: snapshots have many segments, and logs fill more than a cell.
+SEGMENT_BYTES_MAX = 1_000
+
+
 class World:
     """One simulated pipeline and everything that can happen to it."""
 
@@ -58,7 +62,10 @@ class World:
         self.readers = Readers(plan, self.topic, self.ledger, self.outputs)
         self.policy = plan.policies[0]
         self.shard_policy = ShardPolicy(
-            plan.held_blocks_max, plan.tables_max, log_bytes_min=plan.log_bytes_min
+            plan.held_blocks_max,
+            plan.tables_max,
+            log_bytes_min=plan.log_bytes_min,
+            segment_bytes_max=SEGMENT_BYTES_MAX,
         )
         self.parallelism = 1
         self._artifact = reference.artifact
