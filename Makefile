@@ -52,10 +52,11 @@ check: .venv/dev ## Format, lint, types.
 bench-e2e: .venv/run ## Throughput and CPU of the live job on Flink; the last line is JSON.
 	@$(BIN)/python tests/bench/e2e.py
 
-# The full run takes over an hour on two quiet cores, QUICK=1 about five minutes; ONLY names one peer.
+# The full run takes 40 minutes on two quiet cores, QUICK=1 about five; RESUME=1 goes on with an
+# interrupted one; ONLY names one peer.
 bench: .venv/train ## Speed, latency and cost beside the peers; fills in docs/benchmarks.md.
 	@PYTHONPATH=tests $(BIN)/python -m bench.bench --quality-data $(QUALITY_DATA) \
-		$(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)")
+		$(if $(QUICK),--quick) $(if $(RESUME),--resume) $(if $(ONLY),--only "$(ONLY)")
 
 lock:            ## Pin all dependencies with hashes from the ranges in setup.py.
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra run \

@@ -2,7 +2,8 @@
 
 Peers run one after the other, each alone on one core while the broker has the other, in an
 order that is rotated from round to round. A speed counts only behind the gate. What cannot
-run leaves its reason in place of its figures.
+run leaves its reason in place of its figures. Figures are written as soon as they are there,
+and `--resume` goes on where an interrupted bench of the same commit and size has stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,12 +26,14 @@ from artifacts import make_artifact
 from bench import (
     cluster_jobs,
     gate,
+    hot,
     kernel,
     latency,
     load,
     measure,
     page,
     quality,
+    recovery,
     scale,
     scaling,
     topics,
@@ -39,7 +41,8 @@ from bench import (
 from bench.catalogue import BY_NAME, PEERS_OF_BENCH, Peer
 from bench.load import FEATURES, HIDDEN, SKEWS, Load
 from bench.measure import Input, Setting
-from bench.summary import ratios, summary
+from bench.progress import Progress
+from bench.summary import summary
 from confluent_kafka import KafkaException
 
 from infra.errors import InfraError
@@ -57,7 +60,9 @@ VARIANTS = (
 )
 TIMED = ("streamgauge, Arrow", "streamgauge, JSON", "hand loop, Arrow", "hand loop, JSON")
 COMMON_RATE = 2_000.0
-SCALE_EVENTS = 3_000_000
+HALF = "50 % of own"
+SCALE_EVENTS = 1_500_000
+RECOVERY_ENTITIES = 10_000
 FAILURES = (
     gate.WrongScoresError,
     InfraError,
@@ -89,8 +94,9 @@ class Size:
 
 
 # More events than most can drain in the time: a run that is cut off in full swing has as much
-# under way at the end of the measured window as at its beginning.
-FULL = Size(100_000, 10_000_000, 5_000_000, 100, 100_000, 3, 45.0, 30.0, True)
+# under way at the end of the measured window as at its beginning. What a run says of its
+# halves shows that it has come to its pace.
+FULL = Size(100_000, 8_000_000, 3_000_000, 100, 60_000, 3, 15.0, 8.0, True)
 QUICK = Size(10_000, 2_000_000, 1_000_000, 20, 12_000, 1, 8.0, 6.0, False)
 
 
@@ -100,40 +106,40 @@ def main() -> None:
     size = QUICK if given.quick else FULL
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    results: dict[str, Any] = {"about": about(size), "runs": {}, "latency": {}, "skew": {}}
-    results |= {"quality": {}, "scale": {}}
-    with tempfile.TemporaryDirectory(prefix="streamgauge-bench-") as folder:
-        work = Path(folder)
-        artifact = make_artifact(work / "artifact", FEATURES, HIDDEN)
+    progress = Progress(out / "results.json", about(size), say)
+    if given.resume:
+        progress.take_over()
+    with tempfile.TemporaryDirectory(prefix="streamgauge-bench-") as name:
+        folder = Path(name)
+        artifact = make_artifact(folder / "artifact", FEATURES, HIDDEN)
         say("kernel")
-        results["kernel"] = kernel.measure(artifact)
-        weights = gate.save_weights(artifacts.load(artifact), work / "weights.npz")
-        with cluster_jobs.place(work / "cluster", cluster_jobs.cores(), say) as place:
-            setting = Setting(place, work, out / "env", artifact, weights, say)
-            bench(setting, size, given.only, results)
+        progress.once(lambda: kernel.measure(artifact), "kernel")
+        weights = gate.save_weights(artifacts.load(artifact), folder / "weights.npz")
+        with cluster_jobs.place(folder / "cluster", cluster_jobs.cores(), say) as place:
+            setting = Setting(place, folder, out / "env", artifact, weights, say)
+            bench(setting, size, given.only, progress)
             if size.is_full and not given.only:
-                say("a million entities")
-                results["scale"] = attempted(lambda: scale.measure_scale(setting, SCALE_EVENTS))
-        if size.is_full and given.quality_data and not given.only:
-            say("what the detectors find")
-            own = out.with_name("quality") / "smd" / "evaluation.json"
-            data, environments = given.quality_data / "smd", out / "env"
-            results["quality"] = attempted(lambda: quality.measure(data, environments, own))
-    results["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    results["ratios"], results["why_null"] = ratios(results)
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+                scales(setting, progress)
+    if size.is_full and given.quality_data and not given.only:
+        say("what the detectors find")
+        own = out.with_name("quality") / "smd" / "evaluation.json"
+        data, environments = given.quality_data / "smd", out / "env"
+        progress.once(
+            lambda: attempted(lambda: quality.measure(data, environments, own)), "quality"
+        )
+    progress.write()
     # A short or partial run must not take the place of the figures that are told.
     is_told = not (given.quick or given.only)
-    page.write(results, out, is_told)
-    scaling.write(results, page.DOCS, out, is_told)
-    print(json.dumps(results["ratios"]))
+    page.write(progress.results, out, is_told)
+    scaling.write(progress.results, page.DOCS, out, is_told)
+    print(json.dumps(progress.results["ratios"]))
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted bench")
     parser.add_argument("--only", action="append", help="peers by name, may be repeated")
     parser.add_argument("--quality-data", type=Path, help="labelled development sets")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
@@ -144,28 +150,54 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def bench(setting: Setting, size: Size, only: list[str] | None, results: dict[str, Any]) -> None:
-    """All rounds, then skews and latency."""
-    skipped = () if size.is_full or only else VARIANTS
+def bench(setting: Setting, size: Size, only: list[str] | None, progress: Progress) -> None:
+    """All rounds, then skews, latency and kills."""
     chosen = [peer for peer in PEERS_OF_BENCH if peer.name in (only or BY_NAME)]
-    chosen = [peer for peer in chosen if peer.name not in skipped]
-    inputs = preload(setting, size, chosen, results)
-    for turn in range(size.rounds):
-        shift = turn * len(chosen) // size.rounds
-        for peer in chosen[shift:] + chosen[:shift]:
-            form = "few" if peer.few_entities else peer.form
-            run = attempt(setting, peer, inputs[form], size.seconds_max)
-            results["runs"].setdefault(peer.name, []).append(run)
+    if not (size.is_full or only):
+        chosen = [peer for peer in chosen if peer.name not in VARIANTS]
+    rounds(setting, size, chosen, progress)
     for skew in SKEWS[1:] if size.is_full else ():
-        skewed(setting, size, skew, [p for p in chosen if p.name in SKEWED], results)
+        skewed(setting, size, skew, [p for p in chosen if p.name in SKEWED], progress)
     for peer in chosen:
         is_timed = peer.name in (TIMED if size.is_full else TIMED[:1])
-        if is_timed and (best := summary(results["runs"][peer.name])) is not None:
-            results["latency"][peer.name] = timed(setting, size, peer, best["events_s"])
+        if is_timed and (best := summary(progress.runs(peer.name))) is not None:
+            timed(setting, size, peer, best["events_s"], progress)
+    if size.is_full and BY_NAME[TIMED[0]] in chosen:
+        work = partial(hot.measure, setting, BY_NAME[TIMED[0]], size.entities, size.latency_s + 5)
+        say(f"one hot entity: {progress.once(partial(attempted, work), 'hot')}")
+    for peer in recovery.killed_peers([peer.name for peer in chosen]) if size.is_full else ():
+        work = partial(recovery.measure, setting, peer, RECOVERY_ENTITIES)
+        found = progress.once(partial(attempted, work), "recovery", peer.name)
+        say(f"{peer.name} killed: {found}")
+
+
+def rounds(setting: Setting, size: Size, chosen: list[Peer], progress: Progress) -> None:
+    """Every peer drains its topic in every round, variants in the first one only."""
+    left = [
+        (turn, peer)
+        for turn in range(size.rounds)
+        for peer in rotated(chosen, turn, size.rounds)
+        if not (turn and peer.name in VARIANTS)
+    ]
+    left = [one for one in left if not progress.has("runs", one[1].name, f"round {one[0] + 1}")]
+    inputs = preload(setting, size, [peer for _, peer in left], progress)
+    for number, (turn, peer) in enumerate(left, 1):
+        form = "few" if peer.few_entities else peer.form
+        say(f"run {number} of {len(left)}: {peer.name}, round {turn + 1}")
+        run = attempt(setting, peer, inputs[form], size.seconds_max)
+        progress.put(run, "runs", peer.name, f"round {turn + 1}")
+    for given in inputs.values():
+        topics.delete(setting.place.servers, given.topic)
+
+
+def rotated(chosen: list[Peer], turn: int, turns: int) -> list[Peer]:
+    """Another order in every round."""
+    shift = turn * len(chosen) // turns
+    return chosen[shift:] + chosen[:shift]
 
 
 def preload(
-    setting: Setting, size: Size, chosen: list[Peer], results: dict[str, Any]
+    setting: Setting, size: Size, chosen: list[Peer], progress: Progress
 ) -> dict[str, Input]:
     """Fill the topics that the chosen peers read."""
     loads = {
@@ -174,13 +206,14 @@ def preload(
         "few": Load(size.few_entities, size.few_events),
     }
     wanted = {"few" if peer.few_entities else peer.form for peer in chosen}
-    inputs, about = {}, results["about"].setdefault("bytes_per_event", {})
-    for name in wanted:
+    inputs = {}
+    for name in sorted(wanted):
         inputs[name] = Input(loads[name], f"in-{name}")
         topics.create(setting.place.servers, inputs[name].topic, load.PARTITIONS)
         form = "arrow" if name == "arrow" else "json"
         sent = load.publish(loads[name], form, inputs[name].topic, setting.place.servers)
-        about[name] = round(sent / loads[name].events, 1)
+        bytes_per_event = round(sent / loads[name].events, 1)
+        progress.put(bytes_per_event, "about", "bytes_per_event", name)
         say(f"preloaded {loads[name].events:,} events of {loads[name].entities:,} as {form}")
     return inputs
 
@@ -197,34 +230,41 @@ def attempt(setting: Setting, peer: Peer, given: Input, seconds_max: float) -> d
     return run
 
 
-def skewed(
-    setting: Setting, size: Size, skew: str, chosen: list[Peer], results: dict[str, Any]
-) -> None:
+def skewed(setting: Setting, size: Size, skew: str, chosen: list[Peer], progress: Progress) -> None:
     """One round over a load in which entities are not alike."""
+    chosen = [peer for peer in chosen if not progress.has("skew", skew, peer.name)]
     if not chosen:
         return
     given = Input(Load(size.entities, size.arrow_events // 2, skew), f"in-{skew}")
     topics.create(setting.place.servers, given.topic, load.PARTITIONS)
     load.publish(given.load, "arrow", given.topic, setting.place.servers)
     say(f"load: {skew}")
-    results["skew"][skew] = {
-        peer.name: attempt(setting, peer, given, size.seconds_max) for peer in chosen
-    }
+    for peer in chosen:
+        progress.put(attempt(setting, peer, given, size.seconds_max), "skew", skew, peer.name)
     topics.delete(setting.place.servers, given.topic)
 
 
-def timed(setting: Setting, size: Size, peer: Peer, most: float) -> dict[str, Any]:
+def timed(setting: Setting, size: Size, peer: Peer, most: float, progress: Progress) -> None:
     """Latency at the common rate and at two shares of the peer's own maximum."""
-    given, found = Load(size.entities, 1), {}
-    rates = {"common rate": COMMON_RATE, "50 % of own": 0.5 * most}
+    given = Load(size.entities, 1)
+    rates = {"common rate": COMMON_RATE, HALF: 0.5 * most}
     if size.is_full:
         rates["80 % of own"] = 0.8 * most
     for name, rate in rates.items():
-        found[name] = attempted(
-            partial(latency.measure, setting, peer, given, rate, size.latency_s)
-        )
-        say(f"{peer.name} at {name}: {found[name]}")
-    return found
+        work = partial(latency.measure, setting, peer, given, rate, size.latency_s)
+        found = progress.once(partial(attempted, work), "latency", peer.name, name)
+        say(f"{peer.name} at {name}: {found}")
+
+
+def scales(setting: Setting, progress: Progress) -> None:
+    """Cost, memory, checkpoints and the way back, from few entities to a million."""
+    for entities in scale.ENTITIES:
+        say(f"{entities:,} entities")
+        work = partial(scale.measure, setting, SCALE_EVENTS, entities)
+        found = progress.once(partial(attempted, work), "scale", "sizes", str(entities))
+        say(f"{entities:,} entities: {found}")
+    sizes = progress.read("scale", "sizes")
+    progress.put({"sizes": sizes, **scale.compared(setting, sizes)}, "scale")
 
 
 def attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from transforms.replay import read_range
 
 SAMPLED_ENTITIES = 20
 SHARDS = 2  # twice the parallelism, for at most some ten thousand entities each
+TASK_MANAGER = "taskmanager-0"
 TESTS = Path(__file__).parents[1]
 
 
@@ -135,6 +138,18 @@ def start(
     raise TimeoutError(f"{peer.name}: its job is not running after 120 s")
 
 
+def kill(place: Place) -> float:
+    """Kill the TaskManager and its Python workers; returns when all are gone."""
+    for pid in cluster.worker_pids(place.info):
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, signal.SIGKILL)
+    cluster.kill_part(place.info, TASK_MANAGER)  # waits until it is gone
+    gone_s = time.time()
+    cluster.await_part(place.info, TASK_MANAGER)  # its supervisor starts another
+    process_tree.pin(place.info.pids[TASK_MANAGER], place.peer_core)
+    return gone_s
+
+
 def last_failure(place: Place, job_id: str) -> str:
     """What Flink says went wrong last."""
     failures = FlinkRest(place.info.flink_rest_url).job(job_id).exceptions
@@ -156,12 +171,13 @@ def finish(place: Place, job_id: str) -> dict[str, float]:
     }
 
 
-def product_scores(config: Config) -> dict[int, float]:
-    """Event time to score, of some entities, as the product's own scorer gives it offline."""
+def product_scores(config: Config, names: list[str] | None = None) -> dict[int, float]:
+    """Event time to score as the product's own scorer gives it offline, of some entities."""
     artifact = preflight.load_artifact(config)
     source = graph.source(config, artifact)
     scorer = Scorer(artifact, config.scoring, config.alerts)
-    table, chosen = EntityTable(scorer.layout), None
+    table = EntityTable(scorer.layout)
+    chosen = None if names is None else pa.array(names)
     found: dict[int, float] = {}
     for block in read_range(source, resolve_ranges(config, 1, "earliest", "latest")[0]):
         if chosen is None:

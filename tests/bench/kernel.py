@@ -16,6 +16,7 @@ import pyarrow as pa
 from bench import gate
 from bench.load import BASE_US, FEATURES, HIDDEN, Encoder, Load
 from bench.peers.gru import Gru
+from numba import njit
 
 from models import artifact as artifacts
 from models.alerting import AlertPolicy
@@ -23,15 +24,18 @@ from models.block import Block, decode_block, encode_block
 from models.chain import cut, new_ends
 from models.decode import Decoder
 from models.event_rules import DecodeLimits, Message
-from models.kernel import TILES
+from models.kernel import _advance, step_group
+from models.memory import LINE_FLOATS, prefetch
+from models.product import LANES, product
+from models.row import floats, heads
 from models.scorer import Scorer, ScoringPolicy
 from models.table import EntityTable
+from models.workspace import Scratch
 from transforms.scores import encode_scores
 
 ENTITIES, BLOCK_EVENTS = 10_000, 4_096
-TILE = TILES[-1]
+TILE = 256  # of the peers' kernel
 ROUNDS = 7
-KERNEL_STAGES = ("_forecast", "_compare", "_score", "_learn", "_advance")
 TORCH_EVENTS = 2_000
 
 
@@ -51,8 +55,8 @@ def measure(artifact_directory: Path) -> dict[str, Any]:
     }
     return {
         "what": {
-            "scorer step": "Scorer.step: waves, tiles, gather, kernel, verdicts, scatter",
-            "kernel": f"gather, Forecaster.step on tiles of {TILE}, scatter",
+            "scorer step": "Scorer.step: names to rows, waves, kernel, verdicts",
+            "kernel": "rows from and to the table, scores, what is learned; no verdicts",
             "gru alone": "gather, GRU, head, squared error, scatter on the same tiles: "
             "what the peers do",
             "torch single": "torch GRUCell, Linear, squared error, one event at a time",
@@ -91,21 +95,32 @@ def _micros(work: Callable[[], Any], blocks: int, events: int = BLOCK_EVENTS) ->
     return min(times) / (blocks * events) * 1e6
 
 
+@njit
+def _step_groups(
+    table: Any, memory: Any, x: Any, times: Any, at: Any, learn: Any, network: Any, scratch: Any
+) -> None:
+    """The live loop without judge: groups of rows, each asked for a group ahead."""
+    events, rows = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    width = len(memory) // len(table)
+    for start in range(0, len(at), LANES):
+        for i in range(start + LANES, min(start + 2 * LANES, len(at))):
+            for line in range(0, network.at.season, LINE_FLOATS):
+                prefetch(memory, at[i] * width + line)
+        for lane in range(LANES):
+            rows[lane], events[lane] = at[start + lane], start + lane
+        step_group(
+            table, memory, x, times, rows, events, learn, LANES, width, network, scratch
+        )  # fmt: skip
+
+
 def _kernel(artifact: artifacts.Artifact, table: EntityTable) -> Callable[[], None]:
-    rng, learn = np.random.default_rng(2), np.ones(TILE, bool)
-    at = rng.permutation(ENTITIES)[:BLOCK_EVENTS].reshape(-1, TILE)
-    x = rng.normal(size=(BLOCK_EVENTS, FEATURES)).astype(np.float32)
-    time_us = np.full(TILE, BASE_US)
-    tile, features = np.zeros(TILE, table.layout.dtype), np.empty((TILE, FEATURES), np.float32)
-
-    def step() -> None:
-        for number, chosen in enumerate(at):
-            tile[:] = table.rows[chosen]
-            features[:] = x[number * TILE : (number + 1) * TILE]
-            artifact.forecaster.step(features, tile, time_us, learn)
-            table.rows[chosen] = tile
-
-    return step
+    rng, forecaster = np.random.default_rng(2), artifact.forecaster
+    at = rng.permutation(ENTITIES)[:BLOCK_EVENTS]
+    x = rng.normal(size=BLOCK_EVENTS * FEATURES).astype(np.float32)
+    times, learn = np.full(BLOCK_EVENTS, BASE_US), np.ones(LANES, bool)
+    given = (heads(table.rows), floats(table.rows), x, times, at, learn)
+    _step_groups(*given, forecaster.network, forecaster.scratch)  # compiles
+    return lambda: _step_groups(*given, forecaster.network, forecaster.scratch)
 
 
 def _gru(gru: Gru) -> Callable[[], None]:
@@ -175,25 +190,30 @@ def _messages(form: str) -> list[Message]:
     return [Message(offset, BASE_US, value) for offset, (_, _, value) in enumerate(sent)]
 
 
+@njit
+def _products(hidden: Any, event: Any, given: Any, groups: int) -> None:
+    for _ in range(groups):
+        product(hidden, given.hidden, given.from_hidden)
+        product(event, given.event, given.from_event)
+
+
+@njit
+def _gates(given: Any, groups: int) -> None:
+    for _ in range(groups):
+        _advance(given.hidden, given.from_hidden, given.from_event, FEATURES, HIDDEN)
+
+
 def _inside(artifact: artifacts.Artifact, table: EntityTable) -> dict[str, float]:
-    """The kernel's own stages, timed where it calls them."""
-    kernel, spent = artifact.forecaster._kernels[TILE], dict.fromkeys(KERNEL_STAGES, 0.0)
-
-    def timed(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any) -> Any:
-            began = time.perf_counter()
-            result = stage(*given)
-            spent[name] += time.perf_counter() - began
-            return result
-
-        return call
-
-    step = _kernel(artifact, table)
-    for name in KERNEL_STAGES:
-        setattr(kernel, name, timed(name, getattr(kernel, name)))
-    for _ in range(ROUNDS):
-        step()
-    for name in KERNEL_STAGES:
-        delattr(kernel, name)
-    events = ROUNDS * BLOCK_EVENTS
-    return {f"kernel: {name.strip('_')}": s / events * 1e6 for name, s in spent.items()}
+    """The kernel's matrix products and gates alone; the rest of it is per feature, and memory."""
+    network, groups = artifact.forecaster.network, BLOCK_EVENTS // LANES
+    scratch = Scratch.of(artifact.schema.bounds(), HIDDEN)
+    weights = (network.from_hidden, network.from_event)
+    stages = {
+        "kernel: products": lambda: _products(*weights, scratch, groups),
+        "kernel: gates": lambda: _gates(scratch, groups),
+    }
+    for work in stages.values():
+        work()  # compiles
+    found = {name: _micros(work, 1) for name, work in stages.items()}
+    rest = _micros(_kernel(artifact, table), 1) - sum(found.values())
+    return {**found, "kernel: features and memory": rest}

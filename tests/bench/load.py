@@ -146,24 +146,48 @@ def publish(load: Load, form: str, topic: str, servers: str, first: int = 0) -> 
     return size
 
 
-def offer(load: Load, form: str, topic: str, servers: str, rate: float, tick_s: float) -> float:
+def due_us(events: np.ndarray, began_s: float, rate: float, first: int = 0) -> np.ndarray:
+    """When events are due that `offer` sends: their time, which names them, microseconds."""
+    return ((began_s + (events - first) / rate) * 1e6).astype(np.int64)
+
+
+def offer(
+    load: Load,
+    form: str,
+    topic: str,
+    servers: str,
+    rate: float,
+    tick_s: float,
+    began_s: float | None = None,
+    first: int = 0,
+) -> float:
     """Send the load at `rate` events/s by the clock, whatever happens to it.
 
     The time of an event is the moment at which it was due, so a late sender makes its events
     old, not rare.
 
+    Args:
+        load: the events.
+        form: "json" or "arrow".
+        topic: where they go.
+        servers: the broker.
+        rate: events a second.
+        tick_s: events of a tick are sent together.
+        began_s: when event `first` is due, None for now.
+        first: the first event to send.
+
     Returns:
         The longest time in seconds that a tick was sent behind its due time.
     """
     encoder, sender = Encoder(load), Sender(topic, form, servers)
-    began, sent, late = time.time(), 0, 0.0
+    began, sent, late = began_s or time.time(), first, 0.0
     while sent < load.events:
-        due = min(load.events, int((time.time() - began) * rate))
+        due = min(load.events, first + int((time.time() - began) * rate))
         if due > sent:
             events = np.arange(sent, due)
-            at = (began + events / rate) * 1e6
-            late = max(late, time.time() - began - sent / rate)
-            for message in getattr(encoder, form)(events, at.astype(np.int64)):
+            late = max(late, time.time() - began - (sent - first) / rate)
+            at = due_us(events, began, rate, first)
+            for message in getattr(encoder, form)(events, at):
                 sender.send(*message)
             sender.poll()
             sent = due

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from bench.load import Load
 from bench.process_tree import Watch
 
 from infra.errors import PartError
-from infra.processes import ProcessRecord, log_tail, marked, spawn, stop
+from infra.processes import ProcessRecord, log_tail, marked, spawn, stop, wait_until
 from pipeline.config import Config
 
 WARM_UP = 0.25  # share of the scores before the measured window: JIT, imports, first state
@@ -61,6 +63,9 @@ class Running:
 
     out: str
     pids: Callable[[], list[int]]
+    #: `kill -9` of all that computes; what should start it again does, and else this does.
+    #: Returns the wall-clock time at which all of it was gone.
+    kill: Callable[[], float]
     #: Set when it has ended.
     about: dict[str, float] = field(default_factory=dict)
 
@@ -113,6 +118,7 @@ def figures(scored: topics.Scored, watch: Watch) -> dict[str, Any]:
     start_s, end_s = float(stamps_s[first]), float(stamps_s[-1])
     measured, seconds = len(stamps_s) - 1 - first, max(end_s - start_s, 1e-9)
     cpu = watch.cpu_seconds(start_s, end_s)
+    in_first_half = np.searchsorted(stamps_s, (start_s + end_s) / 2, side="right") - 1 - first
     by_name = {
         name: round(used / max(measured, 1) * 1e6, 2)
         for name, used in watch.cpu_by_name(start_s, end_s).items()
@@ -122,6 +128,8 @@ def figures(scored: topics.Scored, watch: Watch) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "events_s": round(measured / seconds),
         "cpu_s_per_million": round(cpu / max(measured, 1) * 1e6, 2),
+        # At a steady pace both halves of the time have as many scores.
+        "second_half_to_first": round((measured - in_first_half) / max(in_first_half, 1), 2),
         "cpu_by_program": by_name,
         "resident_mb": round(watch.resident_bytes(start_s, end_s) / 1e6),
         "cores_outside": round(watch.cores_outside(start_s, end_s), 2),
@@ -150,7 +158,7 @@ def _job(setting: Setting, peer: Peer, config: Config) -> Iterator[Running]:
     place = setting.place
     job_id = cluster_jobs.start(peer, place, config, setting.weights_path, lambda text: None)
     assert config.scores.topic is not None
-    found = Running(config.scores.topic, place.flink_pids)
+    found = Running(config.scores.topic, place.flink_pids, lambda: cluster_jobs.kill(place))
     try:
         yield found
     except TimeoutError as error:
@@ -170,17 +178,31 @@ def _process(setting: Setting, peer: Peer, topic: str, out: str) -> Iterator[Run
         command += [f"--{name}", str(value)]
     log, mark = work / "log", f"{ENVIRONMENT_MARK}={work}"
     environment = peer_environment(added) | {ENVIRONMENT_MARK: str(work)}
-    os.sched_setaffinity(0, {place.peer_core})  # children inherit it
+    started: list[ProcessRecord] = []
+
+    def start() -> None:
+        os.sched_setaffinity(0, {place.peer_core})  # children inherit it
+        try:
+            started.append(spawn(command, environment, log))
+        finally:
+            os.sched_setaffinity(0, {place.broker_core})
+
+    def kill() -> float:
+        for pid in marked(mark):
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not (started[-1].is_alive() or marked(mark)), 5.0)
+        gone_s = time.time()
+        start()
+        return gone_s
+
+    start()
     try:
-        started = spawn(command, environment, log)
-    finally:
-        os.sched_setaffinity(0, {place.broker_core})
-    try:
-        yield Running(out, lambda: marked(mark))
+        yield Running(out, lambda: marked(mark), kill)
     except (TimeoutError, ChildProcessError) as error:
         raise type(error)(f"{error}; its log ends with:\n{log_tail(log)}") from None
     finally:
-        _end(started, mark)
+        _end(started[-1], mark)
 
 
 def peer_environment(added: dict[str, str]) -> dict[str, str]:

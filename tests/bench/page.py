@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bench import targets
 from bench.catalogue import DURABLE_S, PEERS_OF_BENCH
+from bench.recovery import RATE
 from bench.summary import summary
 
 from infra.workers import WORKER_NAME
@@ -47,18 +49,21 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
         f"per entity {size['few_entities']:,} entities. Rounds: {size['rounds']}; a peer drains "
         f"for at most {size['seconds_max']:g} s.\n"
     )
+    yield from targets.table(results)
     yield from _ratios(results)
     yield from _kernel(results["kernel"])
-    yield from _throughput(results["runs"])
-    yield from _programs(results["runs"])
-    yield from _latency(results["latency"])
-    yield from _skew(results["skew"])
-    yield from _quality(results["quality"])
-    yield from _scale(results["scale"])
+    runs = {name: list(one.values()) for name, one in results.get("runs", {}).items()}
+    yield from _throughput(runs)
+    yield from _programs(runs)
+    yield from _latency(results.get("latency", {}))
+    yield from _skew(results.get("skew", {}), results.get("hot", {}))
+    yield from _recovery(results.get("recovery", {}))
+    yield from _quality(results.get("quality", {}))
+    yield from _scale(results.get("scale", {}))
 
 
 def _ratios(results: dict[str, Any]) -> Iterator[str]:
-    yield "### Ratios (more is better for streamgauge)\n"
+    yield "\n### Ratios (more is better for streamgauge)\n"
     yield "| ratio | value | |\n| --- | ---: | --- |"
     for name, value in results["ratios"].items():
         shown = NONE if value is None else f"{value:g}"
@@ -135,7 +140,7 @@ def _latency(latency: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def _skew(skew: dict[str, Any]) -> Iterator[str]:
+def _skew(skew: dict[str, Any], hot: dict[str, Any]) -> Iterator[str]:
     yield "\n### Other loads\n"
     yield "| load | | events/s | CPU s per million |\n| --- | --- | ---: | ---: |"
     for load, by_peer in skew.items():
@@ -146,13 +151,40 @@ def _skew(skew: dict[str, Any]) -> Iterator[str]:
                 yield (
                     f"| {load} | {name} | {run['events_s']:,} | {run['cpu_s_per_million']:,.1f} |"
                 )
+    if "others_p99_ms" in hot:
+        yield (
+            f"\nOne entity with {hot['hot_rate']:,g} events/s by the clock, all others together as "
+            f"many: p99 of the others {hot['others_p99_ms']:.0f} ms, without the hot one "
+            f"{hot['others_p99_ms_without']:.0f} ms."
+        )
+
+
+def _recovery(recovery: dict[str, Any]) -> Iterator[str]:
+    yield f"\n### Killed with `kill -9` at {RATE:,.0f} events/s\n"
+    yield (
+        "Seconds from the kill; scores of all events. What is repeated has the right value, or it "
+        "is counted as wrong.\n"
+    )
+    yield (
+        "| | first new score, s | backlog gone, s | lost | repeated | wrong | of checked |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    for name, one in recovery.items():
+        if "reason" in one:
+            yield f"| {name} | {NONE} | | | | | {one['reason']} |"
+            continue
+        first = NONE if one["first_score_s"] is None else f"{one['first_score_s']:.1f}"
+        yield (
+            f"| {name} | {first} | {one['lag_zero_s']:.1f} | {one['lost']:,} | "
+            f"{one['repeated']:,} | {one['wrong']:,} | {one['checked']:,} |"
+        )
 
 
 def _quality(quality: dict[str, Any]) -> Iterator[str]:
     yield "\n### What the detectors find: server machines, mean over entities\n"
     yield "| | AUC-PR | VUS-PR | best F1 |\n| --- | ---: | ---: | ---: |"
-    if "reason" in quality:
-        yield f"| {NONE} | | | {quality['reason']} |"
+    if "reason" in quality or not quality:
+        yield f"| {NONE} | | | {quality.get('reason', 'not measured in this run')} |"
         return
     for name, one in quality.items():
         if "reason" in one:
@@ -162,26 +194,30 @@ def _quality(quality: dict[str, Any]) -> Iterator[str]:
 
 
 def _scale(scale: dict[str, Any]) -> Iterator[str]:
-    yield "\n### A million entities\n"
-    if "many" not in scale:
-        yield scale.get("reason", "Not measured in this run.")
+    yield "\n### From ten thousand entities to a million, each in turn\n"
+    if not scale.get("sizes"):
+        yield "Not measured in this run."
         return
-    few, many = scale["few"], scale["many"]
-    yield "| | |\n| --- | ---: |"
-    for text, value in (
-        (f"CPU seconds per million events at {few['entities']:,} entities, each in turn",
-         few["cpu_s_per_million"]),
-        (f"at {many['entities']:,}", many["cpu_s_per_million"]),
-        ("more per event", f"{scale['cost_many_vs_few'] - 1:+.0%}"),
-        ("events/s", f"{many['events_s']:,}"),
-        ("bytes of a row of the entity table", scale["row_bytes"]),
-        ("bytes of worker memory per entity", scale["memory_bytes_per_entity"]),
-        ("bytes of a whole checkpoint per entity", many["checkpoint_bytes_per_entity"]),
-        ("bytes of an incremental one per entity touched", many["checkpoint_bytes_per_touched"]),
-        ("longest checkpoint, s", many["checkpoint_s_max"]),
-        ("from the kill of the TaskManager to all later events scored, s", many["restore_s"]),
-    ):  # fmt: skip
-        yield f"| {text} | {value} |"
+    yield (
+        "| entities | shards | CPU s per million | events/s | checkpoint, bytes per entity | "
+        "incremental, bytes per entity touched | longest checkpoint, s | restored, s |\n"
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    for entities, one in scale["sizes"].items():
+        if "reason" in one:
+            yield f"| {int(entities):,} | | {NONE} | {one['reason']} |"
+            continue
+        yield (
+            f"| {one['entities']:,} | {one['shards']} | {one['cpu_s_per_million']:,.1f} | "
+            f"{one['events_s']:,} | {one['checkpoint_bytes_per_entity']:,} | "
+            f"{one['checkpoint_bytes_per_touched']:,} | {one['checkpoint_s_max']:.1f} | "
+            f"{one['restore_s'] or NONE} |"
+        )
+    yield (
+        f"\nA row of the entity table has {scale['row_bytes']:,} bytes; workers grew by "
+        f"{scale.get('memory_bytes_per_entity', NONE)} bytes per entity. Restored: from the kill "
+        "of the TaskManager and its workers until all later events were scored."
+    )
 
 
 def _range(pair: list[float]) -> str:
@@ -190,7 +226,10 @@ def _range(pair: list[float]) -> str:
 
 def _plot(results: dict[str, Any]) -> str:
     """Bars of CPU seconds per million events on a logarithmic axis."""
-    found = [(peer, summary(results["runs"].get(peer.name, []))) for peer in PEERS_OF_BENCH]
+    found = [
+        (peer, summary(results.get("runs", {}).get(peer.name, {}).values()))
+        for peer in PEERS_OF_BENCH
+    ]
     rows = [(peer.name, one["cpu_s_per_million"]) for peer, one in found if one is not None]
     rows.sort(key=lambda row: row[1])
     powers = [math.log10(max(value, 0.1)) for _, value in rows] or [0.0]

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from artifacts import make_artifact
-from bench import cluster_jobs, gate, load, measure, process_tree, topics
+from bench import cluster_jobs, gate, load, process_tree, topics
 from bench.catalogue import BY_NAME
 from bench.load import FEATURES, HIDDEN, Load
-from bench.measure import Setting
+from bench.measure import Running, Setting, figures, running
 from bench.process_tree import Watch
 
 from infra import cluster
@@ -31,56 +31,63 @@ from models.scorer import Scorer, ScoringPolicy
 from pipeline.config import Alerts
 
 ARROW = BY_NAME["streamgauge, Arrow"]
-FEW, MANY = 10_000, 1_000_000
+ENTITIES = (10_000, 100_000, 1_000_000)
 TOUCHED = 10_000
 DRAIN_S_MAX = 600.0
+SNAPSHOT_ENTITIES_S = 12_000  # in the longest pause that was seen, and some
 SHARD_ENTITIES_MAX = 50_000
 CHECKPOINT_S_MAX = 120.0
 RESTORE_S_MAX = 180.0
 
 
-def measure_scale(setting: Setting, events: int, many: int = MANY) -> dict[str, Any]:
-    """Figures at few and at many entities; `events` are drained at each."""
-    few = _drained(setting, Load(FEW, events, "sweep"), None)
-    more = _drained(setting, Load(many, max(events, 2 * many), "sweep"), setting.place)
-    # What a worker grows by besides, for blocks and buffers, is the same for both.
-    grown = (more["worker_bytes"] - few["worker_bytes"]) / (many - FEW)
-    return {
-        "few": few,
-        "many": more,
-        "row_bytes": _row_bytes(setting),
-        "memory_bytes_per_entity": round(grown),
-        "cost_many_vs_few": round(more["cpu_s_per_million"] / few["cpu_s_per_million"], 3),
-    }
+def measure(
+    setting: Setting, events: int, entities: int, shards: int | None = None
+) -> dict[str, Any]:
+    """Figures at so many entities; `events` are drained at least, two of each entity."""
+    shards = shards or max(cluster_jobs.SHARDS, entities // SHARD_ENTITIES_MAX)
+    return _drained(setting, Load(entities, max(events, 2 * entities), "sweep"), shards)
 
 
-def _drained(setting: Setting, whole: Load, place: cluster_jobs.Place | None) -> dict[str, Any]:
-    """One job over a sweep; with `place` also checkpoints and a kill."""
+def compared(setting: Setting, sizes: dict[str, Any]) -> dict[str, Any]:
+    """What figures at few and at many entities say together."""
+    found: dict[str, Any] = {"row_bytes": _row_bytes(setting)}
+    few, many = (sizes.get(str(entities), {}) for entities in (min(ENTITIES), max(ENTITIES)))
+    if "entities" in few and "entities" in many:
+        # What a worker grows by besides, for blocks and buffers, is the same for both.
+        grown = many["worker_bytes"] - few["worker_bytes"]
+        found["memory_bytes_per_entity"] = round(grown / (many["entities"] - few["entities"]))
+        ratio = many["cpu_s_per_million"] / few["cpu_s_per_million"]
+        found["cost_many_vs_few"] = round(ratio, 3)
+    return found
+
+
+def _drained(setting: Setting, whole: Load, shards: int) -> dict[str, Any]:
+    """One job over a sweep, its checkpoints, and a kill."""
     servers, topic = setting.place.servers, f"in-sweep-{whole.entities}"
     topics.create(servers, topic, load.PARTITIONS)
     load.publish(whole, "arrow", topic, servers)
-    shards = max(cluster_jobs.SHARDS, whole.entities // SHARD_ENTITIES_MAX)
-    with measure.running(setting, ARROW, topic, shards) as run:
+    # The snapshot of a large shard is written in one bundle.
+    quiet_s = max(topics.QUIET_S, whole.entities / shards / SNAPSHOT_ENTITIES_S)
+    with running(setting, ARROW, topic, shards) as run:
         empty = _worker_bytes(setting)
         with Watch(run.pids, (setting.place.broker_pid,)) as watch:
-            is_whole = topics.await_quiet(servers, run.out, DRAIN_S_MAX)
+            is_whole = topics.await_quiet(servers, run.out, DRAIN_S_MAX, quiet_s=quiet_s)
         if not is_whole:
             raise TimeoutError(f"{whole.events:,} events must be drained in {DRAIN_S_MAX:.0f} s")
-        found: dict[str, Any] = {"entities": whole.entities}
+        found: dict[str, Any] = {"entities": whole.entities, "shards": shards}
         grown = _worker_bytes(setting) - empty
         found["worker_bytes"] = grown
         scored = topics.read(servers, run.out)
         gate.check_all_scored(whole, scored, is_whole=True)
-        found |= measure.figures(scored, watch)
-        if place is not None:
-            found |= _checkpoints(setting, run, whole, topic)
-            found |= _restore(setting, run, whole, topic)
+        found |= figures(scored, watch)
+        found |= _checkpoints(setting, run, whole, topic)
+        found |= _restore(setting, run, whole, topic)
     for name in (topic, run.out):
         topics.delete(servers, name)
     return found
 
 
-def _checkpoints(setting: Setting, run: measure.Running, whole: Load, topic: str) -> dict[str, Any]:
+def _checkpoints(setting: Setting, run: Running, whole: Load, topic: str) -> dict[str, Any]:
     """The size of a whole checkpoint, and of the one after a few entities were touched."""
     rest = FlinkRest(setting.place.info.flink_rest_url)
     job_id = _job_id(rest, run.out)
@@ -101,13 +108,9 @@ def _checkpoints(setting: Setting, run: measure.Running, whole: Load, topic: str
     }
 
 
-def _restore(setting: Setting, run: measure.Running, whole: Load, topic: str) -> dict[str, Any]:
+def _restore(setting: Setting, run: Running, whole: Load, topic: str) -> dict[str, Any]:
     """Seconds from the kill of the TaskManager to the score of the last event sent meanwhile."""
-    info, servers = setting.place.info, setting.place.servers
-    cluster.kill_part(info, "taskmanager-0")
-    killed_s = time.time()
-    cluster.await_part(info, "taskmanager-0")  # its supervisor starts another
-    process_tree.pin(info.pids["taskmanager-0"], setting.place.peer_core)
+    servers, killed_s = setting.place.servers, run.kill()
     last = _more(whole, 2)
     load.publish(last, "arrow", topic, servers, whole.events + TOUCHED)
     wanted = set(last.time_us[-TOUCHED:].tolist())
@@ -146,7 +149,8 @@ def main() -> None:
     """Measure it alone; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=3_000_000)
-    parser.add_argument("--entities", type=int, default=MANY)
+    parser.add_argument("--entities", type=int, default=max(ENTITIES))
+    parser.add_argument("--shards", type=int, help="else one for 50,000 entities")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="streamgauge-scale-") as folder:
         work = Path(folder)
@@ -154,7 +158,7 @@ def main() -> None:
         weights = gate.save_weights(artifacts.load(artifact), work / "weights.npz")
         with cluster_jobs.place(work / "cluster", cluster_jobs.cores(), print) as place:
             setting = Setting(place, work, work / "env", artifact, weights, print)
-            print(json.dumps(measure_scale(setting, given.events, given.entities)))
+            print(json.dumps(measure(setting, given.events, given.entities, given.shards)))
 
 
 if __name__ == "__main__":

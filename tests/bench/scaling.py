@@ -22,7 +22,7 @@ USED = 0.6  # share of its cores that a job is given to use, so that it can catc
 SHARD_ENTITIES, SHARDS_PER_CORE = 50_000, 2
 INDEX_BYTES = 90  # of the dictionary from names to rows, per entity
 WORKER_BYTES = 400e6  # interpreter, Beam, blocks under way
-TABLES_IN_LOG = 2  # a log is replaced by a snapshot when its blocks weigh so many tables
+TABLES_IN_LOG = 0.5  # a log is replaced by a snapshot when its blocks weigh so many tables
 SNAPSHOT_BYTES_S = 500e6  # read, checked and unpacked
 RESTART_S = 10.0
 VCPU_HOUR, GB_HOUR = 0.04, 0.005  # round list prices of large clouds, dollars
@@ -88,8 +88,8 @@ def write(results: dict[str, Any], docs: Path, out: Path, is_told: bool) -> None
 
 def _tables(results: dict[str, Any]) -> Iterator[str]:
     for form in ("Arrow", "JSON"):
-        run = summary(results["runs"].get(f"streamgauge, {form}", []))
-        if run is None or "row_bytes" not in results["scale"]:
+        run = summary(results.get("runs", {}).get(f"streamgauge, {form}", {}).values())
+        if run is None or "row_bytes" not in results.get("scale", {}):
             yield f"\n{form}: not measured in this run."
             continue
         scorer = results["kernel"]["us_per_event"]["scorer step"]
@@ -118,8 +118,8 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
 
 def _checked(results: dict[str, Any]) -> Iterator[str]:
     """The model against what was run here."""
-    scale = results["scale"]
-    if "many" not in scale:
+    scale = results.get("scale", {})
+    if "cost_many_vs_few" not in scale:
         return
     row, memory = scale["row_bytes"], scale["memory_bytes_per_entity"]
     yield "\n### The model against what was run\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from statistics import median
 from typing import Any
 
@@ -25,7 +26,7 @@ RATIOS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def summary(runs: Collection[dict[str, Any]]) -> dict[str, Any] | None:
     """Medians and spreads over the good runs of a peer; None if there is no such run."""
     good = [run for run in runs if "reason" not in run]
     good = [run for run in good if run["cores_outside"] <= OUTSIDE_CORES_MAX] or good
@@ -48,22 +49,25 @@ def ratios(results: dict[str, Any]) -> tuple[dict[str, float | None], dict[str, 
         "kernel_vs_torch_single": round(us["torch single"] / us["kernel"], 2)
     }
     reasons: dict[str, str] = {}
+    runs = results.get("runs", {})
     for ratio, (figure, above, below) in RATIOS.items():
-        pair = [_best(results["runs"], names, figure) for names in (above, below)]
+        pair = [_best(runs, names, figure) for names in (above, below)]
         found[ratio] = None if None in pair else round(pair[0] / pair[1], 3)  # type: ignore[operator]
         for names, value in zip((above, below), pair, strict=True):
             if value is None:
-                reasons[ratio] = _reason(results["runs"], names[0])
+                reasons[ratio] = _reason(runs, names[0])
     return found, reasons
 
 
 def _best(runs: dict[str, Any], names: tuple[str, ...], figure: str) -> float | None:
     """The figure of the peer, or of the best way to run it, if it ran at all."""
-    medians = [one[figure] for name in names if (one := summary(runs.get(name, []))) is not None]
+    medians = [
+        one[figure] for name in names if (one := summary(runs.get(name, {}).values())) is not None
+    ]
     better = max if figure == RATE else min
     return better(medians, default=None)
 
 
 def _reason(runs: dict[str, Any], name: str) -> str:
-    tried = runs.get(name, [])
+    tried = list(runs.get(name, {}).values())
     return f"{name}: {tried[-1]['reason'] if tried else 'not asked for'}"

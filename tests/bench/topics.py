@@ -48,9 +48,13 @@ def delete(servers: str, name: str) -> None:
 
 
 def await_quiet(
-    servers: str, name: str, seconds_max: float, is_alive: Callable[[], bool] = lambda: True
+    servers: str,
+    name: str,
+    seconds_max: float,
+    is_alive: Callable[[], bool] = lambda: True,
+    quiet_s: float = QUIET_S,
 ) -> bool:
-    """Wait until a topic has stopped growing, or has been growing for `seconds_max`.
+    """Wait until a topic has not grown for `quiet_s`, or has been growing for `seconds_max`.
 
     Returns:
         Whether it stopped by itself.
@@ -73,7 +77,7 @@ def await_quiet(
                 raise ChildProcessError("it ended by itself")
             if first is None and now - began > FIRST_SCORE_S_MAX:
                 raise TimeoutError(f"no score after {FIRST_SCORE_S_MAX:.0f} s")
-            if first is not None and now - changed > QUIET_S:
+            if first is not None and now - changed > quiet_s:
                 return True
             if first is not None and now - first > seconds_max:
                 return False

@@ -19,7 +19,7 @@ class Task:
     form: str
     #: File with the arrays of `gru.Gru`.
     weights: Path
-    #: Empty folder for whatever the peer keeps.
+    #: Folder for whatever the peer keeps; empty unless it was killed and is started again.
     work: Path
     #: Seconds between two snapshots or commits; 0 for none.
     durable_s: float

@@ -51,8 +51,9 @@ def main() -> None:
     recovery = None
     if task.durable_s:
         store = task.work / "recovery"
-        store.mkdir()
-        init_db_dir(store, 1)
+        if not store.exists():
+            store.mkdir()
+            init_db_dir(store, 1)
         recovery = RecoveryConfig(store)
     interval = datetime.timedelta(seconds=task.durable_s or 10.0)
     cli_main(build(task), recovery_config=recovery, epoch_interval=interval)

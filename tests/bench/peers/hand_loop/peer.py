@@ -2,21 +2,20 @@
 
 confluent-kafka, typed JSON or Arrow into one matrix, one slab of hidden vectors, one batched
 numpy step per poll (events of one entity in rounds). With `--durable-s` it writes slab,
-entities and offsets to a file at that interval and could start from it; outputs since then
-would come twice. It has no rescaling, no dead letters, no alerts, no drift statistics.
+entities and offsets to a file at that interval and starts from it again; outputs since then
+come twice. It has no rescaling, no dead letters, no alerts, no drift statistics.
 """
 
 from __future__ import annotations
 
 import array
 import os
-import pickle
 import time
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 from gru import Gru
 from task import Task, given
 
@@ -47,7 +46,8 @@ class Slab:
         index = self.index
         at = np.array([index.setdefault(name, len(index)) for name in names])
         while len(index) > len(self.rows):
-            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
+            more = np.zeros((max(1_024, len(self.rows)), self.gru.hidden), np.float32)
+            self.rows = np.concatenate([self.rows, more])
         score = np.empty(len(names), np.float32)
         for events in rounds(at):
             for start in range(0, len(events), STEP_EVENTS):
@@ -102,11 +102,27 @@ def save(task: Task, slab: Slab, offsets: dict[int, int]) -> None:
     """Write everything needed to go on, in one step."""
     staged = task.work / "snapshot.new"
     with staged.open("wb") as file:
-        pickle.dump((slab.index, offsets), file)
+        names = msgspec.msgpack.encode((list(slab.index), offsets))
+        file.write(len(names).to_bytes(8, "little") + names)
         slab.rows[: len(slab.index)].tofile(file)
         file.flush()
         os.fsync(file.fileno())
     staged.replace(task.work / "snapshot")
+
+
+def restore(task: Task, slab: Slab) -> dict[int, int]:
+    """Fill the slab from the last snapshot, if there is one; returns where to read on."""
+    path = task.work / "snapshot"
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        names, offsets = msgspec.msgpack.decode(
+            file.read(size), type=tuple[list[str], dict[int, int]]
+        )
+        slab.index = {name: row for row, name in enumerate(names)}
+        slab.rows = np.fromfile(file, np.float32).reshape(-1, slab.gru.hidden)
+    return offsets
 
 
 def main() -> None:
@@ -121,9 +137,13 @@ def main() -> None:
             "queued.max.messages.kbytes": 65_536,
         }
     )
-    consumer.subscribe([task.topic])
     producer = Producer({"bootstrap.servers": task.servers, "linger.ms": 2, "acks": "all"})
-    slab, offsets, saved_s = Slab(Gru.load(task.weights)), {}, time.monotonic()
+    slab, saved_s = Slab(Gru.load(task.weights)), time.monotonic()
+    offsets = restore(task, slab)
+    # Its own offsets are what counts, so it needs no group and is never kept waiting by one.
+    partitions = consumer.list_topics(task.topic, timeout=10).topics[task.topic].partitions
+    starts = [(number, offsets.get(number, OFFSET_BEGINNING)) for number in partitions]
+    consumer.assign([TopicPartition(task.topic, *start) for start in starts])
     read, most = (
         (from_json, EVENTS_PER_POLL)
         if task.form == "json"
