@@ -16,6 +16,7 @@ EXTRAS = {
         "jinja2>=3.1,<4",
         "kafka-python>=3.0.12,<4",
         "msgspec>=0.22,<0.23",
+        "numba>=0.68,<0.69",
         "numpy>=2.2,<2.3",
         "pyarrow>=18,<19",
         "pyyaml>=6,<7",

@@ -22,9 +22,7 @@ changing never settles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
-import numpy as np
+from dataclasses import dataclass
 
 from models import budget
 from models.budget import BudgetSpec
@@ -53,7 +51,8 @@ COOLDOWN_S_MAX = 30 * 86_400.0
 #: Fields of an entity's row that belong to its alerts. `episode_events` 0 = none is open.
 FIELDS = (
     *budget.FIELDS,
-    ("unrest", "<f8", (2,)),  # usual, now
+    ("unrest_usual", "<f8", ()),
+    ("unrest_now", "<f8", ()),
     ("episode_offset", "<i8", ()),
     ("episode_time_us", "<i8", ()),
     ("episode_partition", "<i4", ()),
@@ -66,18 +65,12 @@ FIELDS = (
     ("settled_events", "<u4", ()),  # of those it did not learn from
 )
 
-#: What names an event to the judge.
-EVENT = np.dtype(
-    [
-        ("offset", "<i8"),
-        ("event_time_us", "<i8"),
-        ("partition", "<i4"),
-        ("row", "<i4"),
-    ]
-)
-
 WARMING, NORMAL, ANOMALOUS = 0, 1, 2
 VERDICTS = ("warming", "normal", "anomalous")
+
+#: What is told of an event, as bits: an alert opened, was told again, closed; and the entity's
+#: new level is its normal one from here on, which closes its alert.
+OPENED, UPDATED, CLOSED, RENEWED = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,39 +104,3 @@ class AlertPolicy:
     def budget(self) -> BudgetSpec:
         """The budget's part of it."""
         return BudgetSpec(self.per_entity_day, self.cooldown_s)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ruling:
-    """What was decided of an event of each of B entities."""
-
-    #: (B,) uint8, places in `VERDICTS`.
-    verdict: np.ndarray
-    #: (B,) float64, what the score had to pass to be told.
-    threshold: np.ndarray
-    #: (B,) bool: an alert opened, was told again, closed.
-    opened: np.ndarray
-    updated: np.ndarray
-    closed: np.ndarray
-    #: (B,) bool: the entity's new level is its normal one from here on; closes its alert.
-    renewed: np.ndarray
-
-    @property
-    def told(self) -> np.ndarray:
-        """(B,) bool: there is something to say."""
-        return self.opened | self.updated | self.closed
-
-    @property
-    def last(self) -> Ruling:
-        """What was decided of the last event alone."""
-        return Ruling(*(getattr(self, field.name)[-1:] for field in fields(self)))
-
-
-def close(rows: np.ndarray, closed: np.ndarray) -> None:
-    """Clear the alerts of `rows` where `closed` (B,) bool, after that has been reported."""
-    rows["episode_events"][closed] = 0
-
-
-def renew(rows: np.ndarray, renewed: np.ndarray) -> None:
-    """Let `rows` learn again where `renewed` (B,) bool, their new level being normal."""
-    rows["surprised"][renewed] = rows["settled_events"][renewed] = 0

@@ -26,8 +26,10 @@ was not worth telling in a storm must not be told of noise after it. Sent are at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 
 from models.errors import ConfigError
 
@@ -86,86 +88,57 @@ def fill_new(rows: np.ndarray, spec: BudgetSpec, start: Start) -> None:
     rows["budget_time_us"] = rows["quiet_until_us"] = 0
 
 
-def step(
-    rows: np.ndarray,
-    log_score: np.ndarray,
-    event_time_us: np.ndarray,
-    may_tell: np.ndarray,
-    spec: BudgetSpec,
-    start: Start,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decide on one event per row, then learn from it, in place.
+class Terms(NamedTuple):
+    """A budget as compiled code sees it."""
+
+    per_day: float
+    credit_max: float
+    cooldown_us: int
+
+    @classmethod
+    def of(cls, spec: BudgetSpec) -> Terms:
+        """The terms of a spec."""
+        return cls(spec.per_day, 1.0 + spec.per_day * CREDIT_DAYS_MAX, int(spec.cooldown_s * 1e6))
+
+
+@njit(error_model="numpy", inline="always")
+def decide(
+    row: Any,
+    log_score: float,
+    event_time_us: int,
+    may_tell: bool,
+    terms: Terms,
+    eta: float,
+    floor: float,
+) -> tuple[bool, bool]:
+    """Decide on one event, then learn from it, in place.
 
     Args:
-        rows: (B,) records with `FIELDS`.
-        log_score: (B,) any float; NaN is no message.
-        event_time_us: (B,) int64, above 0; a time that goes back counts as no time.
-        may_tell: (B,) bool; where False (warming, nothing new) nothing is due, credit grows
-            and the threshold stays.
-        spec: the knob.
-        start: as at `fill_new`; scalars, or (B,).
+        row: a record with `FIELDS`.
+        log_score: NaN is no message.
+        event_time_us: above 0; a time that goes back counts as no time.
+        may_tell: where False (warming, nothing new) nothing is due, credit grows and the
+            threshold stays.
+        terms: the knob.
+        eta: what the threshold sinks in a day.
+        floor: it never sinks below.
 
     Returns:
-        (B,) bool each: where a message is due, and where it is sent.
+        Whether a message is due, and whether it is sent.
     """
-    before, credit, theta = rows["budget_time_us"], rows["credit"], rows["theta"]
-    now = np.maximum(before, event_time_us)
-    days = np.where(before > 0, now - before, 0) / DAY_US
-    due = may_tell & (log_score > theta) & (now >= rows["quiet_until_us"])
-    credit = np.minimum(credit + spec.per_day * days, credit_max(spec))
-    sent = due & (credit >= 1.0)
-    theta = theta + start.eta * (due / spec.per_day - days * may_tell)
-    rows["theta"] = np.maximum(theta, start.floor)
-    rows["credit"] = credit - sent
-    rows["budget_time_us"] = now
-    if due.any():
-        rows["quiet_until_us"][due] = now[due] + cooldown_us(spec)
+    before = row.budget_time_us
+    now = max(before, event_time_us)
+    days = (now - before) / DAY_US if before > 0 else 0.0
+    due = may_tell and log_score > row.theta and now >= row.quiet_until_us
+    credit = min(row.credit + terms.per_day * days, terms.credit_max)
+    sent = due and credit >= 1.0
+    rise = (1.0 / terms.per_day if due else 0.0) - (days if may_tell else 0.0)
+    row.theta = max(row.theta + eta * rise, floor)
+    row.credit = credit - 1.0 if sent else credit
+    row.budget_time_us = now
+    if due:
+        row.quiet_until_us = now + terms.cooldown_us
     return due, sent
-
-
-class Account:
-    """The same for many events of one entity, in plain Python: to the bit what `step` gives.
-
-    A call of numpy on one row costs a microsecond, and a step takes two dozen.
-    """
-
-    def __init__(self, row: np.ndarray, spec: BudgetSpec, start: Start) -> None:
-        """Take over a record (1,) with `FIELDS`; `start` holds scalars."""
-        self.theta, self.credit, self.now_us, self.quiet_until_us = (
-            row[name][0].item() for name, *_ in FIELDS
-        )
-        self._per_day, self._eta, self._floor = spec.per_day, float(start.eta), float(start.floor)
-        self._credit_max, self._cooldown_us = credit_max(spec), cooldown_us(spec)
-
-    def step(self, log_score: float, event_time_us: int, may_tell: bool) -> tuple[bool, bool]:
-        """See the function of that name."""
-        before, per_day = self.now_us, self._per_day
-        now = self.now_us = max(before, event_time_us)
-        days = float(now - before) / DAY_US if before > 0 else 0.0
-        due = may_tell and log_score > self.theta and now >= self.quiet_until_us
-        credit = min(self.credit + per_day * days, self._credit_max)
-        sent = due and credit >= 1.0
-        theta = self.theta + self._eta * (due / per_day - (days if may_tell else 0.0))
-        self.theta, self.credit = max(theta, self._floor), credit - sent
-        if due:
-            self.quiet_until_us = now + self._cooldown_us
-        return due, sent
-
-    def write(self, row: np.ndarray) -> None:
-        """Put the state into a record (1,)."""
-        values = (self.theta, self.credit, self.now_us, self.quiet_until_us)
-        for (name, *_), value in zip(FIELDS, values, strict=True):
-            row[name] = value
-
-
-def credit_max(spec: BudgetSpec) -> float:
-    """The most that can be saved up."""
-    return 1.0 + spec.per_day * CREDIT_DAYS_MAX
-
-
-def cooldown_us(spec: BudgetSpec) -> int:
-    """The cool-down in microseconds."""
-    return int(spec.cooldown_s * 1e6)
 
 
 def messages(
@@ -186,10 +159,27 @@ def messages(
     """
     rows = np.zeros(log_score.shape[1], ROW)
     fill_new(rows, spec, start)
-    sent = np.zeros(log_score.shape, bool)
     allowed = np.ones(log_score.shape, bool) if may_tell is None else may_tell
-    for t in range(len(log_score)):
-        _, sent[t] = step(rows, log_score[t], event_time_us[t], allowed[t], spec, start)
+    times = np.broadcast_to(event_time_us, log_score.shape)
+    eta, floor = (np.broadcast_to(one, len(rows)) for one in (start.eta, start.floor))
+    return _messages(rows, log_score, times, allowed, Terms.of(spec), eta, floor)
+
+
+@njit(error_model="numpy", cache=True)
+def _messages(
+    rows: np.ndarray,
+    log_score: np.ndarray,
+    event_time_us: np.ndarray,
+    may_tell: np.ndarray,
+    terms: Terms,
+    eta: np.ndarray,
+    floor: np.ndarray,
+) -> np.ndarray:
+    sent = np.zeros(log_score.shape, np.bool_)
+    for t in range(log_score.shape[0]):
+        for i in range(len(rows)):
+            score, time_us, may = log_score[t, i], event_time_us[t, i], may_tell[t, i]
+            _, sent[t, i] = decide(rows[i], score, time_us, may, terms, eta[i], floor[i])
     return sent
 
 

@@ -17,12 +17,14 @@ from models.calibration import Calibration
 from models.drift import DriftReference
 from models.errors import TrainingError
 from models.forecaster import Forecaster, ScorePriors
-from models.kernel import SCALE_MIN, TERMS, ForecasterSpec
+from models.kernel import SCALE_MIN
 from models.linear import Linear
 from models.normaliser import Priors, fit_priors
+from models.row import TERMS
 from models.schema import Schema
 from models.sequences import ROWS, SeriesScores, new_rows, score_series, standardise_series
 from models.series import Series
+from models.spec import ForecasterSpec
 from models.thresholds import Thresholds
 
 EVENTS_MIN = 100  # per series: fewer give neither lags nor a held-out tail
@@ -115,9 +117,9 @@ def build(
     unscaled = Forecaster(prepared.schema, spec, network, prepared.linear, prepared.priors, ones)
     sums, events = np.zeros((entities, TERMS, f)), np.zeros(entities)
 
-    def add(first: int, live: np.ndarray) -> None:
+    def add(first: int, live: np.ndarray, residuals: np.ndarray) -> None:
         at = first + np.flatnonzero(live)
-        sums[at] += np.minimum(unscaled.squared_residuals(ROWS)[live], SCALE_CAP)
+        sums[at] += np.minimum(residuals[live], SCALE_CAP)
         events[at] += 1
 
     score_series(unscaled, _parts(prepared, held_out=False)[:entities], learn=False, watch=add)
@@ -184,7 +186,8 @@ def washout_events(prepared: Prepared, forecaster: Forecaster, seed: int) -> int
     usual, other = new_rows(forecaster, ids), new_rows(forecaster, ids)
     for name in ("hidden", "lags"):
         other[name] = rng.uniform(-1, 1, other[name].shape)
-    other["smoothed"] *= rng.uniform(0.5, 2.0, other["smoothed"].shape)
+    for name in ("smoothed_fast", "smoothed_slow"):
+        other[name] *= rng.uniform(0.5, 2.0, other[name].shape)
     usual["seen"] = other["seen"] = 1  # 0 would let the first event overwrite the lags
     told = [score_series(forecaster, tails, rows, learn=False) for rows in (usual, other)]
     worst = 0

@@ -16,8 +16,7 @@ no anomaly. For levels that both follow, the squared distance is added from what
 for the entity at this time of day, on weekdays or at weekends. The mean over features is
 smoothed fast and slowly; the score is the root of their mean.
 
-The arithmetic is in `models.kernel`, which keeps a score's bits apart from its
-neighbours in the tile; here is what it works with.
+The arithmetic is in `models.kernel`; here is what it works with.
 """
 
 from __future__ import annotations
@@ -28,11 +27,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import ArtifactError
-from models.kernel import TERMS, TILES, ForecasterSpec, Kernel, PackedWeights, TileScores
 from models.linear import Linear
 from models.normaliser import Priors
+from models.row import TERMS, Record, floats, heads, row_dtype
 from models.schema import Schema
-from models.sequence import SequenceKernel
+from models.spec import ForecasterSpec
+from models.stepping import Lanes, Results, score_rows
+from models.workspace import Network, Scratch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,24 @@ class ScorePriors:
     entity_scale: np.ndarray
     #: Typical score on normal data.
     score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What is said of an event of each of B entities."""
+
+    #: (B,) float32, smoothed; high is anomalous.
+    score: np.ndarray
+    #: (B, F) float32, each feature's part of the event's own score, before the mean over features.
+    parts: np.ndarray
+    #: (B, F) float32, raw units, the forecast made before the event came.
+    expected: np.ndarray
+    #: (B,) float32, negative log-likelihood per observed feature, residuals capped.
+    loss: np.ndarray
+    #: (B,) float32, mean squared step from the last event, standard units, capped.
+    change: np.ndarray
+    #: (B, TERMS, F) float32, squared residuals before any scale, for training.
+    residuals: np.ndarray
 
 
 def weight_shapes(spec: ForecasterSpec, features: int) -> dict[str, tuple[int, ...]]:
@@ -92,35 +111,15 @@ class Forecaster:
         self.priors = priors
         self.score_priors = score_priors
         self._entity_index = {entity: i for i, entity in enumerate(priors.entity_ids)}
+        #: What is remembered per entity.
+        self.dtype = row_dtype(schema.size, spec.hidden, spec.lags, 2 * spec.season_parts)
         # Row 0 is the fleet's, so that 0 in an entity's state means "not in training".
         coefficients = np.concatenate([linear.pooled[None], linear.entity])  # (1 + E, L, F)
-        packed = PackedWeights.of(self.weights, spec.hidden)
-        bounds, floor = schema.bounds(), priors.std_floor
-        self._kernels = {
-            rows: Kernel(spec, packed, coefficients, bounds, floor, rows) for rows in TILES
-        }
-        #: For many events of one entity; None where it has not the bits of the tiles.
-        self.sequence: SequenceKernel | None = SequenceKernel(
-            spec, packed, coefficients, bounds, floor
-        )
-
-    @property
-    def fields(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-        """What is remembered per entity, as fields of a numpy structured dtype."""
-        f = self.schema.size
-        return (
-            ("hidden", "<f4", (self.spec.hidden,)),
-            ("lags", "<f4", (self.spec.lags, f)),  # standard values, latest first
-            ("mean", "<f4", (f,)),
-            ("var", "<f4", (f,)),
-            ("scale", "<f4", (TERMS, f)),  # mean square of each residual
-            ("season", "<f4", (2 * self.spec.season_parts, f)),  # usual standard values
-            ("season_weight", "<f4", (2 * self.spec.season_parts,)),  # events they stand for
-            ("smoothed", "<f4", (2,)),  # fast, slow
-            ("weight", "<f4", ()),  # events that mean, var and scale stand for
-            ("prior", "<u4", ()),  # 0, or 1 + the entity's place in the artifact
-            ("seen", "<u4", ()),
-        )
+        given = (self.weights, coefficients, priors.std_floor)
+        #: The same for compiled code, and the memory it works in: one call at a time.
+        self.network = Network.of(spec, *given, self.dtype)
+        self.scratch, self._lanes = Scratch.of(schema.bounds(), spec.hidden), Lanes.new()
+        self._step_scratch = Scratch.of(schema.bounds(), spec.hidden, keeps_residuals=True)
 
     def fill_new(self, rows: np.ndarray, entity_ids: Sequence[str]) -> None:
         """Write the state of entities before their first event, in place.
@@ -134,7 +133,7 @@ class Forecaster:
         rows["lags"] = 0.0
         rows["season"] = rows["season_weight"] = 0.0
         rows["seen"] = 0
-        rows["smoothed"] = scores.score**2
+        rows["smoothed_fast"] = rows["smoothed_slow"] = scores.score**2
         rows["prior"] = index + 1
         for name, pooled, own in (
             ("mean", priors.mean, priors.entity_mean),
@@ -146,33 +145,38 @@ class Forecaster:
         # A known entity goes on at the slowest rate; a new one starts at its first event.
         rows["weight"] = np.where(known, 1.0 / self.spec.normaliser.rate_min, 0.0)
 
-    def start_anew(self, rows: np.ndarray, renewed: np.ndarray) -> None:
-        """Let entities take their next event for their level where `renewed` (B,), in place.
+    def start_anew(self, row: Record) -> None:
+        """Let an entity take its next event for its level, in place.
 
         As new ones do; but variances and residual scales go on from what they are, and the
         network remembers.
         """
         for name in ("seen", "weight", "season", "season_weight"):
-            rows[name][renewed] = 0
-        rows["smoothed"][renewed] = self.score_priors.score**2
+            row[name] = 0
+        row["smoothed_fast"] = row["smoothed_slow"] = self.score_priors.score**2
 
     def step(
         self, x: np.ndarray, rows: np.ndarray, event_time_us: np.ndarray, learn: np.ndarray
-    ) -> TileScores:
+    ) -> Scores:
         """Score one event per row, then advance `rows` past it, in place.
 
         Args:
-            x: (B, F) float32 in raw units, NaN = missing; B is one of `TILES`.
-            rows: (B,) structured, with `fields`; rows of padding may hold anything.
+            x: (B, F) float32 in raw units, NaN = missing.
+            rows: (B,) records of `dtype`.
             event_time_us: (B,) int64, not negative; the time of day is taken from it.
             learn: (B,) bool; False leaves statistics and scales as they are (the event is
                 a surprise), while hidden and lags still advance.
         """
-        return self._kernels[len(x)].step(x, rows, event_time_us, learn)
-
-    def squared_residuals(self, rows: int) -> np.ndarray:
-        """Squared residuals of the last step of a tile of `rows`, for training."""
-        return self._kernels[rows].squared_residuals()
+        count, size = x.shape
+        change, results = np.empty(count, np.float32), Results.of(count)
+        parts, expected = np.empty((2, count, size), np.float32)
+        residuals = np.empty((count, TERMS, size), np.float32)
+        score_rows(
+            heads(rows), floats(rows), np.ascontiguousarray(x).reshape(-1), event_time_us, learn,
+            self.network, self._step_scratch, self._lanes, results, change,
+            parts.reshape(-1), expected.reshape(-1), residuals.reshape(-1),
+        )  # fmt: skip
+        return Scores(results.score, parts, expected, results.loss, change, residuals)
 
 
 def _check_weights(

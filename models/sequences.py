@@ -12,14 +12,13 @@ from functools import partial
 import numpy as np
 
 from models.forecaster import Forecaster
-from models.kernel import TILES
 from models.normaliser import Normaliser, NormaliserSpec, Priors
 from models.schema import Schema
 from models.series import Series
 
-ROWS = TILES[1]  # series scored side by side
+ROWS = 64  # series scored side by side
 
-Watch = Callable[[int, np.ndarray], None]
+Watch = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +45,8 @@ def score_series(
         series: any number of them, of any lengths.
         rows: (N,) entity states to start from and to advance; None for new ones.
         learn: whether statistics and scales move on the way.
-        watch: called after each kernel call with the place of its first series in
-            `series` and a mask (ROWS,) of rows that held an event.
+        watch: called after each event of `ROWS` series with the place of the first in `series`,
+            a mask (ROWS,) of those that held an event, and residuals as in `Scores`.
     """
     if rows is None:
         rows = new_rows(forecaster, [one.entity_id for one in series])
@@ -61,7 +60,7 @@ def score_series(
 
 def new_rows(forecaster: Forecaster, entity_ids: Sequence[str]) -> np.ndarray:
     """Entity states before the first event, (N,) structured."""
-    rows = np.zeros(len(entity_ids), np.dtype(list(forecaster.fields)))
+    rows = np.zeros(len(entity_ids), forecaster.dtype)
     forecaster.fill_new(rows, entity_ids)
     return rows
 
@@ -71,7 +70,7 @@ def _score_tile(
     series: Sequence[Series],
     rows: np.ndarray,
     learn: bool,
-    watch: Callable[[np.ndarray], None] | None,
+    watch: Callable[[np.ndarray, np.ndarray], None] | None,
 ) -> list[SeriesScores]:
     """Score up to ROWS series side by side; a series that has ended stays as it is."""
     lengths = np.array([len(one.values) for one in series])
@@ -91,7 +90,7 @@ def _score_tile(
         told = forecaster.step(x[t], tile, event_time_us[t], learning)
         score[t], loss[t] = told.score, told.loss
         if watch is not None:
-            watch(t < ends_at)
+            watch(t < ends_at, told.residuals)
         if t + 1 in ends:
             done = np.flatnonzero(lengths == t + 1)
             rows[done] = tile[done]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass
-from functools import cache
 
 import numpy as np
 
 from models.clock import PartitionClock
 
-#: Fields the table itself keeps for every entity, before the model's and the alerting's:
-#: its latest event time, and the partition of its last event with that partition's clock.
-OWN_FIELDS = (("event_time_us", "<i8", ()), ("clock_us", "<i8", ()), ("partition", "<i4", ()))
-
+# A table has room for several rows always: to numba an array of one record is of another type.
+ROWS_MIN = 64
 
 _UNHEARD = PartitionClock()
 
@@ -33,21 +30,9 @@ class Layout:
     stamp: bytes
 
     @classmethod
-    def of(
-        cls, fields: Sequence[tuple[str, str, tuple[int, ...]]], contract: str, digest: str
-    ) -> Layout:
-        """A little-endian record of the table's own fields and `fields`, widest first.
-
-        Aligned, because numpy copies unaligned fields through a buffer at every access. What
-        alignment would add behind the last field is a field, since numpy leaves bytes
-        between fields undefined when it copies records: equal rows would differ in them.
-        """
-        widest_first = sorted((*OWN_FIELDS, *fields), key=lambda f: -np.dtype(f[1]).itemsize)
-        if added := np.dtype(widest_first, align=True).itemsize - np.dtype(widest_first).itemsize:
-            widest_first.append(("unused", "u1", (added,)))
-        dtype = np.dtype(widest_first, align=True)
-        stamp = hashlib.sha256(repr(dtype.descr).encode()).digest()[:8]
-        return cls(dtype, contract, digest, stamp)
+    def of(cls, dtype: np.dtype, contract: str, digest: str) -> Layout:
+        """The layout of records of `dtype`, see `models.row`."""
+        return cls(dtype, contract, digest, hashlib.sha256(repr(dtype.descr).encode()).digest()[:8])
 
 
 class EntityTable:
@@ -55,7 +40,7 @@ class EntityTable:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.rows = np.zeros(64, layout.dtype)
+        self.rows = np.zeros(ROWS_MIN, layout.dtype)
         self.entity_ids: list[str] = []
         #: By partition.
         self.clocks: dict[int, PartitionClock] = {}
@@ -77,11 +62,16 @@ class EntityTable:
         self.entity_ids.extend(names)
         return np.arange(first, first + len(names))
 
+    def take(self, rows: np.ndarray) -> None:
+        """Make `rows` the memory of an empty table."""
+        self.rows = rows
+        self._grow(ROWS_MIN)
+
     def fill(self, names: Sequence[str], rows: np.ndarray) -> None:
         """Replace the whole content by `rows` (R,) of the entities `names`."""
         self.entity_ids, self._index = [], {}
         # Zeroed anew: a later entity must not be given what one that left has remembered.
-        self.rows = np.zeros(max(64, len(names)), self.layout.dtype)
+        self.rows = np.zeros(max(ROWS_MIN, len(names)), self.layout.dtype)
         self.add(names)
         self.rows[: len(names)] = rows
 
@@ -115,16 +105,3 @@ class EntityTable:
             rows = np.zeros(max(size, 2 * len(self.rows)), self.layout.dtype)
             rows[: len(self.rows)] = self.rows
             self.rows = rows
-
-
-def raw(rows: np.ndarray) -> np.ndarray:
-    """View records as bytes without fields, to copy them.
-
-    numpy copies records field by field, bytes at once: 4 to 30 times as fast.
-    """
-    return rows.view(_bytes(rows.itemsize))
-
-
-@cache
-def _bytes(size: int) -> np.dtype:
-    return np.dtype((np.void, size))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
-from models.alerting import Ruling
+from models.alerting import CLOSED, OPENED, RENEWED, AlertPolicy
 from models.artifact import Artifact
 from models.block import Block
-from models.judge import Judge
-from models.kernel import TileScores
+from models.row import Record
 from models.scored import BACK_TO_NORMAL, NEW_NORMAL, Transition
+
+
+class Said(NamedTuple):
+    """What the kernel said of an event."""
+
+    score: float
+    #: (F,) float32 each, as in `models.kernel.Scratch`.
+    parts: np.ndarray
+    expected: np.ndarray
+
 
 _Features = list[tuple[str, float | None, float, float]]
 
@@ -20,13 +32,13 @@ class Teller:
     #: Features named in an alert.
     TOP_FEATURES = 5
 
-    def __init__(self, artifact: Artifact, judge: Judge) -> None:
+    def __init__(self, artifact: Artifact, policy: AlertPolicy) -> None:
         self._names = artifact.schema.names
         self._calibration = artifact.calibration
-        self._judge = judge
+        self._critical_once_in = policy.critical_once_in
 
     def tell(
-        self, block: Block, event: int, row: np.ndarray, result: TileScores, ruling: Ruling, at: int
+        self, block: Block, event: int, row: Record, said: Said, told: int, theta: float
     ) -> Transition:
         """The transition at one event.
 
@@ -34,40 +46,38 @@ class Teller:
             block: holds the event.
             event: its place in the block.
             row: the entity's record behind it, before its alert is cleared.
-            result: scores of a tile or a sequence.
-            ruling: on the same events.
-            at: the event's place in both.
+            said: of the event.
+            told: bits, see `models.alerting`.
+            theta: what its log score had to pass for a message.
         """
         once_in, peak_once_in = self._calibration.once_in(
-            np.array([result.score[at], row["episode_peak"]], np.float32)
+            np.array([said.score, row["episode_peak"]], np.float32)
         ).tolist()
-        is_new_normal, value = bool(ruling.renewed[at]), block.features[event]
+        value, is_new_normal = block.features[event], bool(told & RENEWED)
         return Transition(
-            status=_status(ruling, at),
+            status=_status(told),
             entity_id=block.entity_id[event].as_py(),
             partition=block.partition,
             offset=int(block.offset[event]),
             row=int(block.row[event]),
             event_time_us=int(block.event_time_us[event]),
-            score=float(result.score[at]),
+            score=said.score,
             once_in=once_in,
-            threshold=float(ruling.threshold[at]),
-            severity=self._judge.severity(peak_once_in),
+            threshold=math.exp(theta),
+            severity="critical" if peak_once_in >= self._critical_once_in else "warning",
             opened_partition=int(row["episode_partition"]),
             opened_offset=int(row["episode_offset"]),
             opened_row=int(row["episode_row"]),
             opened_time_us=int(row["episode_time_us"]),
             events=int(row["episode_events"]),
             peak=float(row["episode_peak"]),
-            features=self._moved(row, value) if is_new_normal else self._odd(result, at, value),
-            reason=_reason(ruling, at),
+            features=self._moved(row, value)
+            if is_new_normal
+            else self._top(value, said.expected, said.parts),
+            reason=_reason(told),
         )
 
-    def _odd(self, result: TileScores, at: int, value: np.ndarray) -> _Features:
-        """Features with most of the event's score, and what was expected of them."""
-        return self._top(value, result.expected[at], result.contribution[at])
-
-    def _moved(self, row: np.ndarray, value: np.ndarray) -> _Features:
+    def _moved(self, row: Record, value: np.ndarray) -> _Features:
         """Features that are farthest from their mean up to now, and that mean."""
         with np.errstate(over="ignore"):
             distance = np.square((value - row["mean"]) / np.sqrt(row["var"]))
@@ -89,13 +99,13 @@ class Teller:
         ]
 
 
-def _status(ruling: Ruling, at: int) -> str:
-    if ruling.closed[at]:
+def _status(told: int) -> str:
+    if told & CLOSED:
         return "closed"
-    return "opened" if ruling.opened[at] else "updated"
+    return "opened" if told & OPENED else "updated"
 
 
-def _reason(ruling: Ruling, at: int) -> str | None:
-    if not ruling.closed[at]:
+def _reason(told: int) -> str | None:
+    if not told & CLOSED:
         return None
-    return NEW_NORMAL if ruling.renewed[at] else BACK_TO_NORMAL
+    return NEW_NORMAL if told & RENEWED else BACK_TO_NORMAL

@@ -15,9 +15,9 @@ import numpy as np
 from models import artifact as artifacts
 from models import fitting
 from models.artifact import Artifact
-from models.kernel import ForecasterSpec
 from models.normaliser import NormaliserSpec
 from models.scorer import ScoringPolicy
+from models.spec import ForecasterSpec
 from pipeline.datasets import NAB_WINDOWS, load
 from pipeline.detectors import by_model
 from pipeline.evaluate import judge

@@ -65,7 +65,7 @@ class Input:
     routing: str = "entity"
     #: How often to look for new partitions, seconds.
     discovery_interval_s: float = 30.0
-    #: How long an idle partition rests between two polls, milliseconds.
+    #: How long a partition that was read to its end rests before the next poll, milliseconds.
     poll_interval_ms: int = 20
     #: About the most events taken in one block: larger ones leave the processor's caches,
     #: smaller ones pay more per block.

@@ -214,7 +214,7 @@ def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
         "position": found.snapshot.epoch.reached[int(row["partition"])].end,
         "last_event_time_us": int(row["event_time_us"]),
         "events": int(row["seen"]),
-        "smoothed_score": [float(part) for part in row["smoothed"]],
+        "smoothed_score": [float(row["smoothed_fast"]), float(row["smoothed_slow"])],
         "episode": {
             "is_open": bool(row["episode_events"]),
             "events": int(row["episode_events"]),

@@ -25,7 +25,7 @@ from models import artifact, fitting
 from models.calibration import SCORES_MIN
 from models.errors import ConfigError, TrainingError
 from models.fitting import Prepared
-from models.kernel import ForecasterSpec
+from models.spec import ForecasterSpec
 from models.training import Progress, Sequences, Step, Trainer, TrainingSettings, cut
 from pipeline.curves import Curves
 from pipeline.datasets import Dataset, load

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from models import fitting
 from models.errors import ConfigError, TrainingError
 from models.fitting import Prepared
-from models.kernel import ForecasterSpec
+from models.spec import ForecasterSpec
 from models.training import SEED_MAX, Sequences, Trainer, TrainingSettings
 from pipeline.datasets import load
 from pipeline.progress import Advance, Say, progress, say

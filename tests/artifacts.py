@@ -8,10 +8,11 @@ import numpy as np
 
 from models import artifact, calibration, drift, thresholds
 from models.forecaster import Forecaster, ScorePriors, weight_shapes
-from models.kernel import TERMS, TILES, ForecasterSpec
 from models.linear import Linear
 from models.normaliser import NormaliserSpec, Priors
+from models.row import TERMS
 from models.schema import Feature, Schema
+from models.spec import ForecasterSpec
 
 EVENTS, WARMUP = 1_000, 50  # of each entity that an artifact is calibrated on
 
@@ -85,8 +86,8 @@ def _scores_of_noise(
     forecaster: Forecaster, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N, T) of entities that only ever send noise, and their event times (T,)."""
-    count = TILES[0]
-    rows = np.zeros(count, np.dtype(list(forecaster.fields), align=True))
+    count = 16
+    rows = np.zeros(count, forecaster.dtype)
     forecaster.fill_new(rows, ["never seen"] * count)
     minutes, learn = np.arange(1, EVENTS + 1) * 60_000_000, np.ones(count, bool)
     noise = rng.normal(size=(EVENTS, count, forecaster.schema.size)).astype(np.float32)

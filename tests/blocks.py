@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.block import NOTHING_BEFORE, Block
-from models.shard import Cells
+from models.cells import Cells
 
 START_US = 1_700_000_000_000_000
 STEP_US = 60_000_000
@@ -82,16 +82,23 @@ class Value:
         self.value = value
 
 
-def new_cells() -> Cells:
-    """The cells of a shard that was never written."""
-    return Cells(Value(), Bag(), Bag(), Value())
+def new_cells(snapshot: int = 2, log: int = 3) -> Cells:
+    """The cells of a shard that was never written, so many for its snapshot and its log."""
+    bags = [tuple(Bag() for _ in range(count)) for count in (snapshot, log)]
+    return Cells(Value(), *bags, Bag(), Value())
 
 
 def copy_cells(cells: Cells) -> Cells:
     """What a checkpoint keeps of `cells`."""
     return Cells(
         Value(cells.epoch.value),
-        Bag(cells.log.values),
+        tuple(Bag(cell.values) for cell in cells.snapshot),
+        tuple(Bag(cell.values) for cell in cells.log),
         Bag(cells.held.values),
         Value(cells.drift.value),
     )
+
+
+def logged(cells: Cells) -> list[bytes]:
+    """All segments of snapshot and log."""
+    return [segment for cell in (*cells.snapshot, *cells.log) for segment in cell.values]

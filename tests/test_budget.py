@@ -82,33 +82,15 @@ def test_due_messages_are_bounded_without_any_credit(stream, spec, start):
     score, times, _ = unpacked(stream)
     rows = np.zeros(1, budget.ROW)
     budget.fill_new(rows, spec, start)
-    due, everywhere = 0, np.ones(1, bool)
+    due, terms = 0, budget.Terms.of(spec)
     for one, time in zip(score, times, strict=True):
         rows["credit"] = 1e9
-        due += int(budget.step(rows, one, time, everywhere, spec, start)[0][0])
+        given = (one[0], time[0], True, terms, start.eta, start.floor)
+        due += budget.decide(rows[0], *given)[0]
         days = (time[0] - times[0, 0]) / DAY_US
         reach = max(float(score.max()) - start.theta, 0.0)
         # The controller's own guarantee: messages <= B T + B / eta * reach + 1.
         assert due <= spec.per_day * days + spec.per_day / start.eta * reach + 1 + 1e-6
-
-
-@settings(max_examples=100, deadline=None)
-@given(STREAMS, SPECS, STARTS, st.randoms(use_true_random=False))
-def test_an_account_has_the_bits_of_a_row(stream, spec, start, random):
-    score, times, allowed = unpacked(stream)
-    times += 1_700_000_000_000_000
-    rows = np.zeros(1, budget.ROW)
-    budget.fill_new(rows, spec, start)
-    other = rows.copy()
-    account = budget.Account(other, spec, start)
-    for one, time, may_tell in zip(score, times, allowed, strict=True):
-        if random.random() < 0.1:
-            time = time - HOUR_US  # a clock that goes back
-        due, sent = budget.step(rows, one, time, may_tell, spec, start)
-        told = account.step(one.item(), time.item(), may_tell.item())
-        assert told == (due[0], sent[0])
-        account.write(other)
-        assert other.tobytes() == rows.tobytes()
 
 
 @settings(max_examples=50, deadline=None)
@@ -129,11 +111,11 @@ def test_a_message_raises_the_threshold_and_time_lowers_it():
     rows = np.zeros(1, budget.ROW)
     spec = BudgetSpec(per_day=2.0, cooldown_s=0.0)
     budget.fill_new(rows, spec, start)
-    tell = np.ones(1, bool)
-    assert budget.step(rows, np.array([1.1]), np.array([DAY_US]), tell, spec, start)[1]
+    terms = budget.Terms.of(spec)
+    assert budget.decide(rows[0], 1.1, DAY_US, True, terms, start.eta, start.floor)[1]
     assert rows["theta"][0] == 1.25
-    later = np.array([DAY_US * 3 // 2])
-    assert not budget.step(rows, np.array([1.1]), later, tell, spec, start)[1]
+    later = DAY_US * 3 // 2
+    assert not budget.decide(rows[0], 1.1, later, True, terms, start.eta, start.floor)[1]
     assert rows["theta"][0] == 1.0
 
 
@@ -142,7 +124,8 @@ def test_the_threshold_stops_at_its_floor():
     spec, start = BudgetSpec(), Start(1.0, 0.5, 0.8)
     budget.fill_new(rows, spec, start)
     for day in (1, 30):
-        budget.step(rows, np.zeros(1), np.array([day * DAY_US]), np.ones(1, bool), spec, start)
+        terms = budget.Terms.of(spec)
+        budget.decide(rows[0], 0.0, day * DAY_US, True, terms, start.eta, start.floor)
     assert rows["theta"][0] == 0.8
 
 

@@ -8,10 +8,11 @@ from blocks import START_US, STEP_US, make_block
 from models import artifact as artifacts
 from models.alerting import VERDICTS, AlertPolicy
 from models.errors import ConfigError
+from models.judge import Rules, fill_new
 from models.scored import NEW_NORMAL
 from models.scorer import Scorer, ScoringPolicy
+from models.stepping import arrange
 from models.table import EntityTable
-from models.tiles import FEW_EVENTS, _few_waves, waves
 
 EAGER = AlertPolicy(per_entity_day=1_000, cooldown_s=600, critical_once_in=1e8)
 
@@ -35,27 +36,32 @@ def test_scores_do_not_depend_on_the_order_of_other_entities(artifact):
     np.testing.assert_array_equal(one.score[[1, 0, 2, 4, 3, 5]], two.score)
 
 
-def test_waves_hold_each_row_once_and_keep_offset_order():
-    place = np.array([5, 5, 2, 5, 2, 9])
-    found = [wave.tolist() for wave in waves(place, np.arange(6))]
-    assert found == [[0, 2, 5], [1, 4], [3]]
+def groups(code, place):
+    """The groups of events that `arrange` makes."""
+    order, starts = arrange(np.array(code, np.int64), np.array(place, np.int64), max(code) + 1)
+    return [group.tolist() for group in np.split(order, starts[1:-1])]
 
 
-def test_few_and_many_events_make_the_same_waves():
+def test_waves_hold_each_entity_once_and_keep_offset_order():
+    assert groups([1, 1, 0, 1, 0, 2], [5, 5, 2, 5, 2, 9]) == [[0, 2, 5], [1, 4], [3]]
+
+
+def test_groups_are_the_waves_cut_at_sixteen():
     rng = np.random.default_rng(0)
-    for count in (0, 1, FEW_EVENTS, FEW_EVENTS + 1, 500):
-        place = rng.integers(0, 9, count)
-        events = np.flatnonzero(rng.random(count) < 0.9)
-        few = [wave.tolist() for wave in _few_waves(place[events].tolist(), events.tolist())]
-        # By definition: the n-th wave holds the n-th event of every row.
-        turn = [int((place[events[:i]] == place[e]).sum()) for i, e in enumerate(events)]
-        expected = [events[np.array(turn) == n].tolist() for n in range(max(turn, default=-1) + 1)]
-        assert few == expected
-        assert [wave.tolist() for wave in waves(place, events)] == expected
+    for count in (1, 64, 500):
+        code = rng.integers(0, 40, count)
+        place = np.where(rng.random(count) < 0.1, -1, code + 7)
+        kept = np.flatnonzero(place >= 0)
+        # By definition: the n-th wave holds the n-th event of every entity.
+        turn = np.array([int((code[kept[kept < e]] == code[e]).sum()) for e in kept])
+        waves = [kept[turn == n] for n in range(max(turn, default=-1) + 1)]
+        expected = [wave[i : i + 16].tolist() for wave in waves for i in range(0, len(wave), 16)]
+        assert groups(code, place) == expected
 
 
-def test_no_events_nowaves():
-    assert list(waves(np.empty(0, np.int64), np.empty(0, np.int64))) == []
+def test_no_events_no_groups():
+    order, starts = arrange(np.zeros(2, np.int64), np.full(2, -1), 1)
+    assert (order.tolist(), starts.tolist()) == ([], [0])
 
 
 def test_more_entities_than_a_tile_are_all_scored(artifact):
@@ -162,10 +168,12 @@ def test_a_new_normal_starts_as_a_new_entity_with_the_budget_it_had(artifact):
     _, table, _ = at_new_normal(artifact, ScoringPolicy(warmup_events=20))
     row = table.rows[0]
     assert (row["seen"], row["weight"], row["season_weight"].any()) == (0, 0, False)
-    assert row["smoothed"].tolist() == [artifact.forecaster.score_priors.score**2] * 2
+    start = np.float32(artifact.forecaster.score_priors.score**2)
+    assert (row["smoothed_fast"], row["smoothed_slow"]) == (start, start)
     assert (row["surprised"], row["settled_events"], row["episode_events"]) == (0, 0, 0)
     fresh = table.rows[:1].copy()
-    Scorer(artifact, ScoringPolicy(), AlertPolicy(20, 600))._judge.fill_new(fresh)
+    alerts = AlertPolicy(20, 600)
+    fill_new(fresh, alerts, Rules.of(alerts, artifact.calibration, artifact.thresholds))
     assert row["credit"] != fresh["credit"][0]
     assert row["theta"] > fresh["theta"][0]
     assert abs(row["mean"]).max() < 4  # until the next event

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import simulator.bugs
 import simulator.bugs_of_alerts
+import simulator.bugs_of_logs
 import simulator.bugs_of_starts  # noqa: F401  (they fill BUGS)
 from blocks import chain, make_block, new_cells
 from simulator.planting import BUGS

@@ -10,10 +10,10 @@ import torch
 
 from models import artifact, fitting, linear
 from models.errors import ConfigError, TrainingError
-from models.kernel import ForecasterSpec
 from models.schema import Feature, Schema
 from models.sequences import score_series
 from models.series import Series
+from models.spec import ForecasterSpec
 from models.training import (
     NON_FINITE_MAX,
     Progress,

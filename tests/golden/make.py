@@ -22,14 +22,20 @@ import pyarrow as pa
 from artifacts import make_forecaster
 from blocks import START_US, STEP_US
 
-from models import alerting, drift
+from models import drift
 from models.block import ERASURE, JUMPED, NOTHING_BEFORE, Block, decode_block, encode_block
 from models.clock import PartitionClock
 from models.drift_windows import DriftWindows
 from models.epoch import Epoch, Reach, ShardCounts, decode_epoch, encode_epoch
 from models.position import Position, decode_position, encode_position
 from models.scored import ScoredBlock
-from models.segment import SNAPSHOT, block_segment, read_log, read_snapshot, snapshot_segment
+from models.segment import (
+    SNAPSHOT,
+    SnapshotReader,
+    block_segment,
+    read_segment,
+    snapshot_segments,
+)
 from models.snapshot import Origin, ShardSnapshot, decode_header, decode_snapshot, encode_snapshot
 from models.table import EntityTable, Layout
 
@@ -44,8 +50,7 @@ POLICIES = b'[{"late":"score"},{"per_entity_day":1.0}]'
 def layout() -> Layout:
     """The rows of a job with the forecaster of the tests."""
     forecaster = make_forecaster(FEATURES, hidden=4, lags=2)
-    fields = (*forecaster.fields, *alerting.FIELDS)
-    return Layout.of(fields, forecaster.schema.fingerprint(), "5e" * 32)
+    return Layout.of(forecaster.dtype, forecaster.schema.fingerprint(), "5e" * 32)
 
 
 def build() -> dict[str, bytes]:
@@ -54,6 +59,7 @@ def build() -> dict[str, bytes]:
     table, block, windows = _table(rng), _block(rng), _windows()
     windows.add(_scored(block))
     epoch = _epoch()
+    row_bytes = table.layout.dtype.itemsize
     taken = ShardSnapshot(1, epoch, windows.to_bytes(), table)
     return {
         "block.bin": encode_block(block),
@@ -62,7 +68,10 @@ def build() -> dict[str, bytes]:
             Position(81, np.array([80, NOTHING_BEFORE, JUMPED - 70]), 2, bytes(range(16)))
         ),
         "drift.bin": windows.to_bytes(),
-        "log-7.bin": snapshot_segment(table, 7),
+        **{
+            f"snapshot-{number}.bin": segment
+            for number, segment in enumerate(snapshot_segments(table, 6, 2 * row_bytes), 6)
+        },
         "log-8.bin": block_segment(table.layout, 8, encode_block(block)),
         "log-9.bin": block_segment(table.layout, 9, encode_block(block.after(72))),
         "snapshot.parquet": encode_snapshot(taken, ORIGIN),
@@ -79,17 +88,23 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
         "snapshot.parquet": _snapshot,
     }
     found = {name: read(files[name]) for name, read in readers.items()}
-    log = [files[name] for name in sorted(files, reverse=True) if name.startswith("log-")]
-    found["log"] = [
-        read_snapshot(layout(), segment.body).digest_of_rows()
-        if segment.kind == SNAPSHOT
-        else _told(decode_block(segment.body))
-        for segment in read_log(layout(), log, 7, 10)
-    ]
+    found["log"] = _log(files)
     return {
         name: hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
         for name, content in sorted(found.items())
     }
+
+
+def _log(files: Mapping[str, bytes]) -> object:
+    reader, blocks = SnapshotReader(layout()), []
+    for name in sorted(files, reverse=True):  # bags keep no order
+        if name.startswith(("log-", "snapshot-")) and name.endswith(".bin"):
+            segment = read_segment(layout(), files[name])
+            if segment.kind == SNAPSHOT:
+                reader.add(segment.body)
+            else:
+                blocks.append((segment.sequence, _told(decode_block(segment.body))))
+    return reader.table().digest_of_rows(), blocks
 
 
 def _table(rng: np.random.Generator) -> EntityTable:
@@ -133,7 +148,7 @@ def _scored(block: Block) -> ScoredBlock:
 def _epoch() -> Epoch:
     counts = ShardCounts(*range(1, 1 + len(ShardCounts.__dataclass_fields__)))
     reached = {0: Reach(0, 71), 3: Reach(2, 80, 2)}
-    return Epoch(b"8 bytes!", 7, 10, 4_321, 1, counts, reached, POLICIES)
+    return Epoch(b"8 bytes!", 6, 10, 4_321, 2, 1, counts, reached, POLICIES)
 
 
 def _told(block: Block) -> object:

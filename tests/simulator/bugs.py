@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import simulator.readers as readers_module
-from simulator.cells import FusedBag
 from simulator.planting import bug
 
 from models import shard as shard_module
 from models.block import NOTHING_BEFORE, Block
+from models.cells import Cells
 from models.chain import Link, cut, link_of, new_ends
 from models.clock import PartitionClock
 from models.drift_windows import DriftWindows
 from models.position import Position, encode_position
 from models.scorer import Scorer
-from models.segment import Segment, read_log, snapshot_segment
-from models.shard import Cells, ShardScorer
-from models.table import EntityTable, Layout
+from models.shard import ShardScorer
+from models.table import EntityTable
 
 
 def _links_instead(taken_for: Link) -> Callable[[Block, int], Link]:
@@ -110,15 +109,16 @@ def gap_not_counted() -> tuple[Any, str, Any]:
 
 @bug
 def rows_swapped() -> tuple[Any, str, Any]:
-    before = Scorer._step_tile
+    before = Scorer.step
 
-    def step_tile(self: Scorer, table: EntityTable, run: Any, events: np.ndarray) -> None:
-        before(self, table, run, events)
-        if len(events) == 3:
-            at = run.place[events]
+    def step(self: Scorer, table: EntityTable, block: Block) -> Any:
+        scored = before(self, table, block)
+        at = table.find(block.entities()[0])
+        if len(at) == 3 and (at >= 0).all():
             table.rows[at[:2]] = table.rows[at[1::-1]]
+        return scored
 
-    return Scorer, "_step_tile", step_tile
+    return Scorer, "step", step
 
 
 @bug
@@ -179,45 +179,6 @@ def token_not_renewed() -> tuple[Any, str, Any]:
 
 
 @bug
-def segment_lost() -> tuple[Any, str, Any]:
-    before = FusedBag.add
-
-    def add(self: Any, value: bytes) -> None:
-        if len(self.values) != 2:
-            before(self, value)
-
-    return FusedBag, "add", add
-
-
-@bug
-def segment_lost_unnoticed() -> tuple[Any, str, Any]:
-    def careless(layout: Layout, segments: Iterable[bytes], first: int, end: int) -> list[Segment]:
-        log = read_log(layout, segments, first, end)
-        return log[:-1] if len(log) > 1 else log
-
-    return shard_module, "read_log", careless
-
-
-@bug
-def segments_read_in_the_order_of_the_bag() -> tuple[Any, str, Any]:
-    def careless(layout: Layout, segments: Iterable[bytes], first: int, end: int) -> list[Segment]:
-        log = read_log(layout, segments, first, end)
-        return log[:1] + log[:0:-1]
-
-    return shard_module, "read_log", careless
-
-
-@bug
-def snapshot_without_last_entity() -> tuple[Any, str, Any]:
-    def careless(table: EntityTable, sequence: int) -> bytes:
-        short = EntityTable(table.layout)
-        short.fill(table.entity_ids[:-1], table.rows[: len(table) - 1])
-        return snapshot_segment(short if len(table) > 1 else table, sequence)
-
-    return shard_module, "snapshot_segment", careless
-
-
-@bug
 def row_of_another_not_zeroed() -> tuple[Any, str, Any]:
     """What the table did until the simulator found it: see `EntityTable.fill`."""
 
@@ -259,15 +220,14 @@ def entity_never_leaves() -> tuple[Any, str, Any]:
 @bug
 def entity_that_could_have_left_goes_on() -> tuple[Any, str, Any]:
     """What the scorer did once: a score depended on when a snapshot had been written."""
-    before = Scorer._expired
+    before = Scorer._places
 
-    def expired(self: Scorer, table: EntityTable, run: Any, events: np.ndarray) -> np.ndarray:
-        clocks, run.clock_us = run.clock_us, run.clock_us - (1 << 60)
-        found = before(self, table, run, events)
-        run.clock_us = clocks
+    def places(self: Scorer, table: EntityTable, names: list[str]) -> np.ndarray:
+        found = before(self, table, names)
+        table.rows["clock_us"][found[found >= 0]] = 0
         return found
 
-    return Scorer, "_expired", expired
+    return Scorer, "_places", places
 
 
 @bug
@@ -297,17 +257,6 @@ def blocks_before_a_jump_overtaken() -> tuple[Any, str, Any]:
 @bug
 def no_warm_up_behind_a_jump() -> tuple[Any, str, Any]:
     return Scorer, "_follow_jump", staticmethod(lambda table, block: None)
-
-
-@bug
-def clocks_not_in_the_snapshot() -> tuple[Any, str, Any]:
-    def careless(table: EntityTable, sequence: int) -> bytes:
-        clocks, table.clocks = table.clocks, {}
-        data = snapshot_segment(table, sequence)
-        table.clocks = clocks
-        return data
-
-    return shard_module, "snapshot_segment", careless
 
 
 @bug

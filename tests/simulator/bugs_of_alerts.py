@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from simulator.planting import bug
 
-from models.alerting import Ruling
+from models import judge
+from models.alerting import UPDATED
 from models.forecaster import Forecaster
-from models.judge import Judge
+from models.judge import Rules
 from models.scorer import Scorer
 from models.shard import ShardScorer
 from models.table import EntityTable
@@ -32,7 +33,7 @@ def _starts_again(field: str) -> tuple[Any, str, Any]:
 
     def forget(shard: ShardScorer, table: EntityTable) -> None:
         fresh = table.rows.copy()
-        shard._scorer._judge.fill_new(fresh)
+        judge.fill_new(fresh, shard._scorer._alerts, shard._scorer._rules)
         table.rows[field] = fresh[field]
 
     return _rebuilt_without(forget)
@@ -67,31 +68,37 @@ def surprise_forgotten_in_rebuild() -> tuple[Any, str, Any]:
 @bug
 def unrest_forgotten_in_rebuild() -> tuple[Any, str, Any]:
     def forget(shard: ShardScorer, table: EntityTable) -> None:
-        table.rows["unrest"] = 0
+        table.rows["unrest_usual"] = table.rows["unrest_now"] = 0
 
     return _rebuilt_without(forget)
 
 
 @bug
 def failures_are_learned() -> tuple[Any, str, Any]:
-    return Judge, "may_learn", staticmethod(lambda rows, warming: np.ones(len(rows), bool))
+    before = Rules.of
+
+    def of(cls: type[Rules], *args: Any) -> Rules:
+        return before(*args)._replace(surprise=np.float32(np.inf))
+
+    return Rules, "of", classmethod(of)
 
 
 @bug
 def reminders_are_free_of_charge() -> tuple[Any, str, Any]:
-    before = Judge.judge
+    before = Scorer._tell
 
-    def judge(self: Judge, rows: np.ndarray, *args: Any) -> Ruling:
-        ruling = before(self, rows, *args)
-        rows["credit"] += ruling.updated
-        return ruling
+    def tell(self: Scorer, table: EntityTable, run: Any, count: int) -> None:
+        before(self, table, run, count)
+        lanes = self._lanes
+        for row in lanes.rows[:count][lanes.told[:count] & UPDATED > 0].tolist():
+            table.rows["credit"][row] += 1
 
-    return Judge, "judge", judge
+    return Scorer, "_tell", tell
 
 
 @bug
 def new_normal_keeps_the_old_level() -> tuple[Any, str, Any]:
-    return Forecaster, "start_anew", lambda self, rows, renewed: None
+    return Forecaster, "start_anew", lambda self, row: None
 
 
 @bug
