@@ -32,10 +32,9 @@ from models.errors import ArtifactError, ConfigError
 from models.forecaster import Forecaster, ScorePriors
 from models.linear import Linear
 from models.normaliser import NormaliserSpec, Priors
-from models.platform import signature
 from models.row import TERMS
 from models.schema import Schema
-from models.selftest import KNOWN_TOLERANCE, known_scores, self_test
+from models.selftest import self_test
 from models.spec import ForecasterSpec
 from models.thresholds import Thresholds
 
@@ -63,9 +62,6 @@ class Artifact:
     manifest: dict[str, Any]
     #: 64 hex digits, the model's version; every output carries it.
     digest: str
-    #: False if this machine's kernels are not those of the training machine: scores then
-    #: agree within the tolerance of the self-test, but not bit for bit.
-    platform_matches: bool
 
     @property
     def washout_events(self) -> int:
@@ -128,7 +124,7 @@ def write(
         "calibration": calibration.summary(),
         "washout_events": washout_events,
         "training": dict(training),
-        "self_test": {"platform": signature(), "digest": self_test(forecaster)},
+        "self_test": self_test(forecaster),
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in files.items()
@@ -164,8 +160,7 @@ def load(directory: Path, expect_digest: str | None = None) -> Artifact:
         calibration = Calibration.from_arrays(statistics)
         thresholds = Thresholds.from_arrays(statistics, len(forecaster.priors.entity_ids))
         drift_reference = DriftReference.from_arrays(statistics, schema.size)
-        known, expected = statistics["self_test.scores"], manifest["self_test"]
-        platform_matches = _prove(directory, forecaster, known, expected)
+        _prove(directory, forecaster, manifest["self_test"])
         int(manifest["washout_events"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtifactError(
@@ -173,7 +168,7 @@ def load(directory: Path, expect_digest: str | None = None) -> Artifact:
             f"{FORMAT_VERSION}; got {type(error).__name__}: {error}"
         ) from error
     parts = (forecaster, calibration, thresholds, drift_reference)
-    return Artifact(schema, *parts, manifest, digest, platform_matches)
+    return Artifact(schema, *parts, manifest, digest)
 
 
 def _statistics(
@@ -195,7 +190,6 @@ def _statistics(
         "prior.score": np.array([scores.score], np.float64),
         "linear.pooled": forecaster.linear.pooled,
         "linear.entity": forecaster.linear.entity,
-        "self_test.scores": known_scores(forecaster),
         **calibration.to_arrays(),
         **thresholds.to_arrays(),
         **drift_reference.to_arrays(),
@@ -249,25 +243,13 @@ def _forecaster(
     return Forecaster(schema, spec, weights, linear, priors, scores)
 
 
-def _prove(
-    directory: Path, forecaster: Forecaster, known: np.ndarray, expected: Mapping[str, str]
-) -> bool:
-    """Score the known sequence; tell whether the kernels are those of the training machine."""
-    digest = self_test(forecaster)  # slot invariance is checked inside
-    if expected["platform"] == signature():
-        if digest != expected["digest"]:
-            raise ArtifactError(
-                f"artifact {directory}: self-test on {expected['platform']} must give "
-                f"{expected['digest']}; got {digest}; install the pinned numpy"
-            )
-        return True
-    found = known_scores(forecaster)
-    if found.shape != known.shape or not np.allclose(found, known, rtol=KNOWN_TOLERANCE, atol=0):
+def _prove(directory: Path, forecaster: Forecaster, expected: str) -> None:
+    """Score the known sequence: its bits are the same on every machine."""
+    if (digest := self_test(forecaster)) != expected:
         raise ArtifactError(
-            f"artifact {directory}: known scores must agree within {KNOWN_TOLERANCE} relative on "
-            f"{signature()}; they do not; train again on this kind of machine"
+            f"artifact {directory}: self-test must give {expected}; got {digest}; "
+            "install the pinned numba, or train again with this release"
         )
-    return False
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
