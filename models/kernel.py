@@ -4,9 +4,9 @@ What recurs per feature works on eight features of one event at a time, what rec
 hidden unit on all lanes of the group, and the matrices meet all lanes at once
 (`models.product`). No operation crosses from one lane to another, and none is left to a
 compiler or library to order: without fast-math LLVM neither regroups a sum nor fuses a
-multiply-add that is not written as one, and the exponential is written out below. So a
-score's bits depend neither on neighbours nor on the machine. `models.selftest` proves the
-first at start-up in every lane, and holds the second to the artifact's digest.
+multiply-add that is not written as one, and the exponential is our own. So a score's bits
+depend neither on neighbours nor on the machine. `models.selftest` proves the first at
+start-up in every lane, and holds the second to the artifact's digest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from models.elementary import exp, season_bin
 from models.memory import copy
 from models.product import LANES, product
 from models.row import Record
@@ -60,43 +61,11 @@ LOG_SIGMA_MAX = np.float32(3.0)
 # training has residual 0, and any scale would make a rounding error a surprise.
 SCALE_MIN = np.float32(1e-2)
 CHANGE_CAP = np.float32(9.0)  # one step of a whole level must not pass for unrest
-DAY_US = 86_400_000_000
-FIRST_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _TINY = np.float32(1e-12)
 
 _STEP = 8  # features beyond the last one count as missing, up to a multiple of this
-
-
-@njit
-def season_bin(event_time_us: int, parts: int) -> int:
-    """Which part of its day (UTC) an event lies in; those of weekends come last.
-
-    >>> [season_bin(time_us, 4) for time_us in (0, DAY_US // 4, DAY_US - 1, 2 * DAY_US)]
-    [0, 1, 3, 4]
-    """
-    is_weekend = (event_time_us // DAY_US + FIRST_WEEKDAY) % 7 >= 5
-    return event_time_us % DAY_US * parts // DAY_US + (parts if is_weekend else 0)
-
-
-# exp(v) = 2^n e^r with n the integer nearest to v / ln 2, so |r| <= ln(2) / 2, where the
-# series up to r^6 is off by 2e-7. Adding and taking away 1.5 * 2^23 rounds to an integer.
-_PER_LN2, _LN2, _ROUND = np.float32(1 / np.log(2)), np.float32(np.log(2)), np.float32(1.5 * 2**23)
-_EXP_MAX = np.float32(80.0)
-_C2, _C3, _C4, _C5, _C6 = (np.float32(1 / n) for n in (2, 6, 24, 120, 720))
-
-
-@njit(error_model="numpy")
-def exp(value: np.float32) -> np.float32:
-    """The exponential of a float32 in [-80, 80], within 3e-7 relative; others as the bounds."""
-    bounded = min(max(value, -_EXP_MAX), _EXP_MAX)
-    shifted = np.float32(bounded * _PER_LN2 + _ROUND)
-    r = bounded - (shifted - _ROUND) * _LN2
-    series = _ONE + r * (_ONE + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
-    # n is in the lowest bits of the mantissa; in those of an exponent it is 2^n.
-    power = np.int32((np.int64(shifted.view(np.int32)) << 23) + (127 << 23))
-    return series * power.view(np.float32)
 
 
 @njit(error_model="numpy")

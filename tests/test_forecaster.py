@@ -8,9 +8,9 @@ import torch
 from artifacts import KNOWN_ENTITIES, make_forecaster
 
 from models import selftest
+from models.elementary import DAY_US
 from models.errors import ArtifactError, ConfigError
 from models.forecaster import Forecaster, Scores
-from models.kernel import DAY_US
 from models.normaliser import NormaliserSpec
 from models.sequences import ROWS, new_rows
 from models.spec import ForecasterSpec
