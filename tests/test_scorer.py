@@ -109,6 +109,17 @@ def test_an_entity_silent_for_longer_than_the_ttl_starts_anew(artifact):
     np.testing.assert_array_equal(scored.score, fresh.score)
 
 
+@pytest.mark.parametrize(("hours", "seen"), [(1, 5), (3, 1)])
+def test_an_entity_that_moves_is_forgotten_by_the_clock_of_where_it_was(artifact, hours, seen):
+    """It might have been dropped by then, and no score depends on when a snapshot is written."""
+    scorer = Scorer(artifact, ScoringPolicy(entity_ttl_s=3600), EAGER)
+    table = EntityTable(scorer.layout)
+    scorer.step(table, make_block(["a", "x", "a", "x", "a", "x", "a"], partition=1))
+    scorer.step(table, make_block(["x", "y"], first=60 * hours, partition=1))
+    scorer.step(table, make_block(["a"], first=30, partition=0))
+    assert table.rows["seen"][table.find(["a"])].tolist() == [seen]
+
+
 def test_eviction_drops_idle_entities_only(artifact):
     scorer = Scorer(artifact, ScoringPolicy(entity_ttl_s=60), EAGER)
     table = EntityTable(scorer.layout)
