@@ -174,7 +174,7 @@ def washout_events(prepared: Prepared, forecaster: Forecaster, seed: int) -> int
 
     One starts as the artifact says, the other with random hidden, lags and smoothed scores;
     statistics are equal and stay so, they are no memory of single events. The worst of (up
-    to a tile's worth of) entities counts. `WASHOUT_EVENTS_MAX` means "not by then".
+    to `ROWS`) entities counts. `WASHOUT_EVENTS_MAX` means "not by then".
     """
     start = slice(0, WASHOUT_EVENTS_MAX)
     tails = [

@@ -82,7 +82,7 @@ def weight_shapes(spec: ForecasterSpec, features: int) -> dict[str, tuple[int, .
 
 
 class Forecaster:
-    """Scores tiles of events against what their entities remember.
+    """Scores events against what their entities remember.
 
     Args:
         weights: float32 arrays as named by `weight_shapes`.

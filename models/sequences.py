@@ -54,7 +54,7 @@ def score_series(
     for first in range(0, len(series), ROWS):
         here = slice(first, first + ROWS)
         watch_here = None if watch is None else partial(watch, first)
-        results += _score_tile(forecaster, series[here], rows[here], learn, watch_here)
+        results += _score_side_by_side(forecaster, series[here], rows[here], learn, watch_here)
     return results
 
 
@@ -65,7 +65,7 @@ def new_rows(forecaster: Forecaster, entity_ids: Sequence[str]) -> np.ndarray:
     return rows
 
 
-def _score_tile(
+def _score_side_by_side(
     forecaster: Forecaster,
     series: Sequence[Series],
     rows: np.ndarray,
@@ -80,20 +80,20 @@ def _score_tile(
     for i, one in enumerate(series):
         x[: lengths[i], i] = one.values
         event_time_us[: lengths[i], i] = one.event_time_us
-    tile = np.zeros(ROWS, rows.dtype)
-    tile[: len(rows)] = rows
+    live = np.zeros(ROWS, rows.dtype)
+    live[: len(rows)] = rows
     learning = np.full(ROWS, learn, np.bool_)
     score, loss = np.empty((2, length, ROWS), np.float32)
     ends, ends_at = set(lengths.tolist()), np.zeros(ROWS, np.int64)
     ends_at[: len(lengths)] = lengths
     for t in range(length):
-        told = forecaster.step(x[t], tile, event_time_us[t], learning)
+        told = forecaster.step(x[t], live, event_time_us[t], learning)
         score[t], loss[t] = told.score, told.loss
         if watch is not None:
             watch(t < ends_at, told.residuals)
         if t + 1 in ends:
             done = np.flatnonzero(lengths == t + 1)
-            rows[done] = tile[done]
+            rows[done] = live[done]
     return [SeriesScores(score[:n, i], loss[:n, i]) for i, n in enumerate(lengths)]
 
 

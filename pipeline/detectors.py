@@ -183,7 +183,7 @@ def _side_by_side(starts: Sequence[Start]) -> Start:
 def _blocks(series: Sequence[Series]) -> Iterator[Block]:
     """All events as blocks of one partition: first events of all entities, then second ones.
 
-    So entities share tiles wherever in time they lie. `Block.row`, which no score depends
+    So entities share groups wherever in time they lie. `Block.row`, which no score depends
     on, says where an event lies in all series one after the other.
     """
     values = np.concatenate([one.values for one in series]).astype(np.float32, copy=False)

@@ -64,7 +64,7 @@ def test_no_events_no_groups():
     assert (order.tolist(), starts.tolist()) == ([], [0])
 
 
-def test_more_entities_than_a_tile_are_all_scored(artifact):
+def test_more_entities_than_a_group_are_all_scored(artifact):
     scored, table = step(artifact, make_block([f"e{i}" for i in range(200)]))
     assert len(table) == 200
     assert np.isfinite(scored.score).all()

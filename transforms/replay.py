@@ -150,7 +150,7 @@ def write_archive(path: Path, series: Sequence[Series], shards: int, max_paralle
     """Write series of a data set as the blocks of one partition.
 
     Their events are put in time order, as they would lie on a topic: so entities share
-    tiles, and an event's offset is its place in that order.
+    groups, and an event's offset is its place in that order.
     """
     ends, keys = new_ends(shards), shard_keys(shards, max_parallelism)
     with path.open("wb") as archive:

@@ -129,7 +129,7 @@ def figures(scored: topics.Scored, watch: Watch) -> dict[str, Any]:
         "events_s": round(measured / seconds),
         "cpu_s_per_million": round(cpu / max(measured, 1) * 1e6, 2),
         # At a steady pace both halves of the time have as many scores.
-        "second_half_to_first": round((measured - in_first_half) / max(in_first_half, 1), 2),
+        "second_half_to_first": round(float(measured - in_first_half) / max(in_first_half, 1), 2),
         "cpu_by_program": by_name,
         "resident_mb": round(watch.resident_bytes(start_s, end_s) / 1e6),
         "cores_outside": round(watch.cores_outside(start_s, end_s), 2),
