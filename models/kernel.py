@@ -198,8 +198,8 @@ def _fetch(
             work[area + LINEAR + j] = _ZERO
         for lag in range(lags - 1, -1, -1):  # the oldest first, so each can make room for the next
             old = row + at.lags + lag * size
-            place = (prior * lags + lag) * size + start
-            _add_product(work, area + LINEAR, coefficients, place, floats, old, here)
+            weights = (prior * lags + lag) * size + start
+            _add_product(work, area + LINEAR, coefficients, weights, floats, old, here)
             if lag + 1 < lags:
                 copy(floats, old + size, floats, old, here)
         copy(work, area + LAG, floats, row + at.lags, here)

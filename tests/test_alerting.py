@@ -164,6 +164,13 @@ def test_a_change_that_has_settled_is_the_new_normal_after_so_many_events(fitted
     assert played.learned[101]
 
 
+def test_a_new_normal_is_no_reminder_however_bad_its_last_event_is(fitted):
+    scores = np.r_[[LOW] * 50, [HIGH] * 50, 100 * HIGH, [LOW] * 9]
+    played = Played(fitted, scores, AlertPolicy(20.0, 1_800, new_normal_after=50))
+    assert played.at["renewed"] == played.at["closed"] == [100]
+    assert 100 not in played.at["updated"]
+
+
 def test_a_failure_that_ends_is_no_new_normal_while_its_score_fades(fitted):
     changes = np.r_[np.ones(50), np.full(200, 4.0), np.ones(60)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 220 + [LOW] * 40, changes=changes)

@@ -87,6 +87,16 @@ def test_state_holds_nothing_of_an_erased_entity(artifact):
     assert shard.take_snapshot(0, cells).epoch.counts.erased == 1
 
 
+def test_the_clock_does_not_name_an_erased_entity_that_led_it(artifact):
+    name, cells = "somebody-in-particular", new_cells()
+    shard = new_shard(artifact)
+    process(shard, make_block(["b", name] * 20), cells)
+    assert shard.take_snapshot(0, cells).table.clocks[0].latest == name
+    process(shard, with_erasure(make_block([name], first=40, previous_end=40), 0), cells)
+    assert shard.take_snapshot(0, cells).table.clocks[0].latest == ""
+    assert not any(name.encode() in segment for segment in logged(cells))
+
+
 def test_erasing_an_unknown_entity_does_nothing_even_when_the_shard_is_full(artifact):
     shard, cells = new_shard(artifact, entities_per_shard_max=2), new_cells()
     process(shard, make_block(["a", "b"] * 5), cells)

@@ -184,13 +184,21 @@ def test_jump_of_one_feature_is_scored_and_explained_by_that_feature():
     assert told[50].parts[0, 1] > 0.9 * told[50].parts[0].sum()
 
 
-def test_parts_add_up_to_what_the_score_smooths():
-    forecaster = make_forecaster(3)
-    told, rows = run(forecaster, events(20))
+@pytest.mark.parametrize("features", [1, 3, 8, 9, 38, 64, 65, 130])
+def test_parts_add_up_to_what_the_score_smooths(features):
+    forecaster = make_forecaster(features)
+    told, rows = run(forecaster, events(20, features), slot=21)
     fast = forecaster.score_priors.score**2
     for one in told[1:]:
-        fast += forecaster.spec.alphas[0] * (one.parts[0].mean() - fast)
-    assert rows["smoothed_fast"][0] == pytest.approx(fast, rel=1e-5)
+        fast += forecaster.spec.alphas[0] * (one.parts[21].mean() - fast)
+    assert rows["smoothed_fast"][21] == pytest.approx(fast, rel=1e-5)
+
+
+def test_the_first_event_is_the_mean_and_says_nothing_of_the_variance():
+    forecaster, x = make_forecaster(), events(1)
+    _, rows = run(forecaster, x)
+    np.testing.assert_array_equal(rows["mean"][0], x[0])
+    np.testing.assert_array_equal(rows["var"][0], forecaster.priors.var)
 
 
 def test_missing_value_is_no_surprise_and_leaves_the_statistics():

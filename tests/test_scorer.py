@@ -77,6 +77,14 @@ def test_late_events_are_scored_and_counted(artifact):
     assert (scored.late, len(scored.block), scored.set_aside) == (1, 4, {})
 
 
+def test_a_late_event_does_not_set_its_entity_back(artifact):
+    block = make_block(["a"] * 5)
+    block.event_time_us[2:4] = START_US + np.array([0, 30_000_000])  # both before the second
+    scored, table = step(artifact, block)
+    assert scored.late == 2
+    assert table.rows["event_time_us"][0] == block.event_time_us[4]
+
+
 def test_late_events_are_set_aside_where_the_policy_says_so(artifact):
     block = make_block(["a", "b", "a", "a"])
     block.event_time_us[2] = START_US - STEP_US
