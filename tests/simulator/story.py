@@ -276,7 +276,6 @@ def _artifact(scripts: Sequence[Script], rng: np.random.Generator) -> Artifact:
             drift.fit(values, any_scores, any_scores),
             {"washout_events": 2},
             "5e" * 32,
-            True,
         )
 
     scorer = Scorer(assemble(any_scores), ScoringPolicy(), AlertPolicy())
