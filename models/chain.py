@@ -19,25 +19,12 @@ from collections.abc import Iterator
 from enum import Enum
 
 import numpy as np
-import pyarrow as pa
 
 from models.block import NOTHING_BEFORE, Block
 
 # A shard is sent an empty sub-block when it has heard nothing of a partition for so many
 # offsets; a job that starts from exported state reads at most about that many again.
 SILENT_OFFSETS_MAX = 1 << 16
-
-# Below it a loop over the texts is faster than one over their bytes.
-HASHED_ONE_BY_ONE_MAX = 128
-
-
-def _crc_of_byte(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ 0xEDB88320 * (byte & 1)  # the polynomial of zlib and Ethernet
-    return byte
-
-
-_CRC_OF_BYTE = np.array([_crc_of_byte(byte) for byte in range(256)], np.uint32)
 
 
 class Link(Enum):
@@ -57,34 +44,12 @@ def shard_of(entity_id: str, shards: int) -> int:
     return zlib.crc32(entity_id.encode()) % shards
 
 
-def shards_of(entity_ids: pa.StringArray, shards: int) -> np.ndarray:
-    """`shard_of` of each of `entity_ids`, (N,) uint16 where that holds them."""
-    if len(entity_ids) < HASHED_ONE_BY_ONE_MAX:
-        crc = np.array([zlib.crc32(name.encode()) for name in entity_ids.to_pylist()], np.uint32)
-    else:
-        crc = _crc32(entity_ids)
+def shards_of(block: Block, shards: int) -> np.ndarray:
+    """`shard_of` of the entity of each event, (N,) of the smallest unsigned type."""
+    names, codes = block.entities()
     # Sixteen bits are sorted by radix, in a fifth of the time.
-    return (crc % np.uint32(shards)).astype(np.min_scalar_type(shards))
-
-
-def _crc32(texts: pa.StringArray) -> np.ndarray:
-    """`zlib.crc32` of each text, (N,) uint32: the bytes at one place of all texts at a time."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    lengths = np.diff(ends)
-    longest_first = np.argsort(-lengths, kind="stable")
-    at, left = ends[:-1][longest_first], lengths[longest_first]
-    # Texts that have a byte at place 0, 1, 2, ...
-    counts = np.searchsorted(-left, -np.arange(1, left[0] + 1), side="right").tolist()
-    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    crc = np.full(len(texts), 0xFFFFFFFF, np.uint32)
-    for place, count in enumerate(counts):
-        crc_here = crc[:count]
-        byte = (crc_here ^ text[at[:count] + place]) & np.uint32(0xFF)
-        np.bitwise_xor(_CRC_OF_BYTE[byte], crc_here >> np.uint32(8), out=crc_here)
-    found = np.empty(len(texts), np.uint32)
-    found[longest_first] = ~crc
-    return found
+    of_name = np.array([shard_of(name, shards) for name in names], np.min_scalar_type(shards))
+    return of_name[codes]
 
 
 def new_ends(shards: int) -> np.ndarray:
@@ -114,7 +79,7 @@ def cut(
             yield shard, block.take(np.arange(len(block)), int(ends[shard]))
             ends[shard] = block.end_offset
         return
-    shard_of_event = shards_of(block.entity_id, shards)
+    shard_of_event = shards_of(block, shards)
     order = np.argsort(shard_of_event, kind="stable")  # keeps offset order inside a shard
     cuts = np.searchsorted(shard_of_event[order], np.arange(shards + 1))
     for shard in np.flatnonzero((np.diff(cuts) > 0) | is_due).tolist():
