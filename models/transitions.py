@@ -18,7 +18,7 @@ class Said(NamedTuple):
     """What the kernel said of an event."""
 
     score: float
-    #: (F,) float32 each, as in `models.kernel.Scratch`.
+    #: (F,) float32 each, as in `models.workspace.Scratch`.
     parts: np.ndarray
     expected: np.ndarray
 
