@@ -39,9 +39,10 @@ class Cells:
     """
 
     epoch: ValueCell
-    #: The snapshot's segments, in turn.
+    #: The snapshot's segments, in turn; one half for each second generation, while the other
+    #: may hold a part of the next one.
     snapshot: Sequence[BagCell]
-    #: The segments with the blocks since, one cell filled after the other.
+    #: The segments with the blocks since, one cell filled after the other, in a ring.
     log: Sequence[BagCell]
     held: BagCell
     drift: ValueCell

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields
 from models.errors import StateFormatError
 from models.scored import ScoredBlock
 
-EPOCH_FORMAT = 1
+EPOCH_FORMAT = 2
 TOKEN_BYTES = 8
-_HEAD = struct.Struct("<B8sQQQBIIH")
+_HEAD = struct.Struct("<B8sIIQQQQIIIIH")
 _REACH = struct.Struct("<iqqH")
 
 
@@ -71,12 +71,18 @@ class Epoch:
     """What is known of a shard without reading its log."""
 
     token: bytes = b"\0" * TOKEN_BYTES
-    #: Sequence number of the first segment: a snapshot begins with it, unless it is 0.
+    #: Which snapshot is in force, counted from 1, and its segments; 0 before there is any.
+    generation: int = 0
+    snapshot_segments: int = 0
+    #: Sequence numbers of the first segment of the log that is not in the snapshot, and of the
+    #: next one that is written.
     first_segment: int = 0
-    #: Sequence number that the next segment gets.
     next_segment: int = 0
-    #: Bytes of the blocks in the log, and the cell that the last of them is in.
+    #: Bytes of the log since the snapshot, and of all that is in its last cell.
     log_bytes: int = 0
+    cell_bytes: int = 0
+    #: First and last cell of the log, counted on and on: they are used in a ring.
+    first_cell: int = 0
     log_cell: int = 0
     #: Blocks held back behind a gap now.
     held: int = 0
@@ -92,9 +98,13 @@ def encode_epoch(epoch: Epoch) -> bytes:
     head = _HEAD.pack(
         EPOCH_FORMAT,
         epoch.token,
+        epoch.generation,
+        epoch.snapshot_segments,
         epoch.first_segment,
         epoch.next_segment,
         epoch.log_bytes,
+        epoch.cell_bytes,
+        epoch.first_cell,
         epoch.log_cell,
         epoch.held,
         len(epoch.reached),
@@ -122,7 +132,7 @@ def decode_epoch(data: bytes | None) -> Epoch:
             f"state epoch: this release reads format {EPOCH_FORMAT}; got {data[0]}. "
             "Start from a savepoint of this release, or from exported state (`run --state`)"
         )
-    _, token, first, following, log_bytes, log_cell, held, count, size = _HEAD.unpack_from(data)
+    _, *told, count, size = _HEAD.unpack_from(data)
     counts = ShardCounts(*_COUNTS.unpack_from(data, _HEAD.size))
     at = _HEAD.size + _COUNTS.size
     policies, rest = data[at : at + size], data[at + size :]
@@ -132,4 +142,6 @@ def decode_epoch(data: bytes | None) -> Epoch:
             "Start from an older savepoint, or from exported state (`run --state`)"
         )
     reached = {partition: Reach(*reach) for partition, *reach in _REACH.iter_unpack(rest)}
-    return Epoch(token, first, following, log_bytes, log_cell, held, counts, reached, policies)
+    epoch = Epoch(*told)
+    epoch.counts, epoch.reached, epoch.policies = counts, reached, policies
+    return epoch

@@ -6,6 +6,7 @@ same bits because a block is always stepped to the same bits. Appending a block 
 events it holds; appending the rows it touched would cost ten times that, since an
 entity's memory is much larger than one of its events (docs/decisions.md). A snapshot is
 cut into segments of bounded size, each with some of the rows; the first one has the clocks.
+Where rows were dropped between two blocks, the log says so: dropping makes room for others.
 
     segment:  magic "SGS" | format u1 | kind u1 | sequence u8 | contract 16s | digest 32s |
               layout 8s | body | crc32 u4
@@ -13,6 +14,7 @@ cut into segments of bounded size, each with some of the rows; the first one has
               all rows u4 | first row u4 | rows u4 | lengths u2[rows] | entity bytes |
               records[rows]
     block:    as `models.block` writes it
+    eviction: nothing
 
 `contract` is the schema's fingerprint, `digest` the artifact's, `layout` a hash of the
 record's fields. A segment of another contract, artifact or layout is refused.
@@ -33,7 +35,7 @@ from models.table import EntityTable, Layout
 
 MAGIC = b"SGS"
 SEGMENT_FORMAT = 1
-SNAPSHOT, BLOCK = 0, 1
+SNAPSHOT, BLOCK, EVICTION = 0, 1, 2
 _HEAD = struct.Struct("<3sBBQ16s32s8s")
 _COUNT = struct.Struct("<I")
 _ROWS = struct.Struct("<III")
@@ -50,15 +52,20 @@ class Segment:
     """One append to a shard's log, verified."""
 
     kind: int
-    #: Its place in the log.
+    #: Its place among the blocks, or in the snapshot, see `models.shard_log`.
     sequence: int
-    #: The bytes of the snapshot or block.
+    #: The bytes of the snapshot or block; none of an eviction.
     body: bytes
 
 
 def block_segment(layout: Layout, sequence: int, block: bytes) -> bytes:
     """A segment with one scored block, as `encode_block` wrote it."""
     return _seal(layout, BLOCK, sequence, block)
+
+
+def eviction_segment(layout: Layout, sequence: int) -> bytes:
+    """A segment that says that here rows were dropped, as `Scorer.evict` does."""
+    return _seal(layout, EVICTION, sequence, b"")
 
 
 def snapshot_segments(table: EntityTable, sequence: int, bytes_max: int) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from models.epoch import Epoch, Reach, decode_epoch, encode_epoch
 from models.errors import ConfigError, StateDamagedError
 from models.scored import ScoredBlock
 from models.scorer import Scorer
+from models.slices import TAKES_SLICES, Slices, Turns
 from models.snapshot import ShardSnapshot
 from models.table import EntityTable, Layout
 
@@ -44,12 +45,15 @@ class ShardPolicy:
     log_bytes_min: int = 1 << 20
     #: A snapshot is cut into segments of about this size, and a cell of the log takes as much at
     #: least. Beam sends a bundle's writes in pieces of 10 MB, but never cuts a value.
-    segment_bytes_max: int = 4 << 20
+    segment_bytes_max: int = 1 << 20
+    #: A block takes one segment of a snapshot along, or several of so many bytes if the worker
+    #: stores blocks faster than that.
+    slice_bytes_max: int = 8 << 20
     #: A log that is damaged: "fail", or "reset" the shard, whose entities start anew.
     on_damage: str = "fail"
 
     def __post_init__(self) -> None:
-        for name in ("held_blocks_max", "tables_max", "segment_bytes_max"):
+        for name in ("held_blocks_max", "tables_max", "segment_bytes_max", "slice_bytes_max"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"scoring: {name} must be >= 1; got {getattr(self, name)}")
         if self.on_damage not in DAMAGE_POLICIES:
@@ -81,6 +85,8 @@ class _Live:
     drift: DriftWindows
     #: The log does not hold what the table does: the next write is a snapshot.
     must_snapshot: bool = False
+    #: What is left to be written of its snapshot; None if none is being written.
+    slices: Slices | None = None
 
 
 @dataclass(slots=True)
@@ -100,6 +106,7 @@ class ShardScorer:
         self._policy = policy
         self._live: dict[int, _Live] = {}
         self._quiet: dict[int, _Quiet] = {}
+        self._turns = Turns()
 
     @property
     def layout(self) -> Layout:
@@ -214,10 +221,12 @@ class ShardScorer:
         """
         layout = self._scorer.layout
         scorer = self._scorer.under(epoch.policies) if epoch.policies else self._scorer
-        table, seen = shard_log.read_table(cells, layout)
-        first = shard_log.check_snapshot(epoch, seen)
-        for block in shard_log.read_blocks(cells, layout, first, epoch.next_segment):
-            scorer.step(table, block)
+        table = shard_log.read_table(cells, epoch, layout)
+        for block in shard_log.read_log(cells, epoch, layout):
+            if block is None:
+                scorer.evict(table)
+            else:
+                scorer.step(table, block)
         return table
 
     @staticmethod
@@ -289,25 +298,41 @@ class ShardScorer:
         return ready
 
     def _store(self, live: _Live, cells: Cells, scored: list[_Ready]) -> None:
-        """Append the blocks, or replace the log by a snapshot when it has grown too long."""
+        """Append the blocks, and replace the log by a snapshot when it has grown too long."""
         epoch, table, policy = live.epoch, live.table, self._policy
         table_bytes = len(table) * table.layout.dtype.itemsize
         log_bytes_max = max(policy.log_bytes_min, policy.log_factor * table_bytes)
-        cell_bytes_max = max(policy.segment_bytes_max, log_bytes_max / len(cells.log))
+        cell_bytes_max = shard_log.cell_bytes_max(cells, log_bytes_max, policy.segment_bytes_max)
+        before = epoch.log_bytes
         for data, block in scored:
             if _tells(block):
                 shard_log.append_block(cells, epoch, table.layout, data, cell_bytes_max)
-        is_long = epoch.log_bytes > log_bytes_max
-        if is_long or live.must_snapshot or epoch.policies != self._scorer.policies:
+        self._turns.stored_bytes += epoch.log_bytes - before
+        if live.must_snapshot or epoch.policies != self._scorer.policies:
+            self._snapshot_at_once(live, cells)
+        elif live.slices is not None:
+            if live.slices.write(cells, epoch, policy.slice_bytes_max):
+                live.slices = None
+        elif epoch.log_bytes > log_bytes_max and (
+            table_bytes <= policy.segment_bytes_max
+            or epoch.log_bytes > TAKES_SLICES * log_bytes_max
+        ):
+            self._snapshot_at_once(live, cells)
+        elif self._turns.is_due(epoch.log_bytes, log_bytes_max):
             self._scorer.evict(table)
-            epoch.policies = self._scorer.policies
-            self._replace_log(live, cells)
+            shard_log.append_eviction(cells, epoch, table.layout)
+            live.slices = self._turns.begin(table, cells, epoch, policy.segment_bytes_max)
+
+    def _snapshot_at_once(self, live: _Live, cells: Cells) -> None:
+        self._scorer.evict(live.table)
+        live.epoch.policies = self._scorer.policies
+        self._replace_log(live, cells)
 
     def _replace_log(self, live: _Live, cells: Cells) -> None:
         """Make the table's snapshot the whole log."""
         size = self._policy.segment_bytes_max
         shard_log.replace_by_snapshot(cells, live.epoch, live.table, size)
-        live.must_snapshot = False
+        live.must_snapshot, live.slices = False, None
 
 
 def _tells(block: Block) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
 from models.clock import PartitionClock
+from models.row import raw
 
 # A table has room for several rows always: to numba an array of one record is of another type.
 ROWS_MIN = 64
@@ -73,12 +74,21 @@ class EntityTable:
         # Zeroed anew: a later entity must not be given what one that left has remembered.
         self.rows = np.zeros(max(ROWS_MIN, len(names)), self.layout.dtype)
         self.add(names)
-        self.rows[: len(names)] = rows
+        raw(self.rows)[: len(names)] = raw(rows)
 
     def retain(self, kept: np.ndarray) -> None:
         """Keep only the rows at `kept` (ascending); places change."""
-        rows, names = self.rows[kept], [self.entity_ids[i] for i in kept.tolist()]
+        rows = raw(self.rows)[kept].view(self.layout.dtype)
+        names = [self.entity_ids[i] for i in kept.tolist()]
         self.fill(names, rows)
+
+    def copy(self) -> EntityTable:
+        """The same table in memory of its own."""
+        copied = EntityTable(self.layout)
+        copied.take(raw(self.rows[: len(self)]).copy().view(self.layout.dtype))
+        copied.entity_ids, copied._index = list(self.entity_ids), dict(self._index)
+        copied.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
+        return copied
 
     def clocks_of(self, rows: np.ndarray) -> np.ndarray:
         """The clock (B,) int64 of the partition that each of `rows` (B,) was last seen in."""
@@ -103,5 +113,5 @@ class EntityTable:
     def _grow(self, size: int) -> None:
         if size > len(self.rows):
             rows = np.zeros(max(size, 2 * len(self.rows)), self.layout.dtype)
-            rows[: len(self.rows)] = self.rows
+            raw(rows)[: len(self.rows)] = raw(self.rows)
             self.rows = rows

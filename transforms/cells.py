@@ -17,10 +17,11 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 from models.cells import Cells
 
 #: A cell is read in one piece, which is in the TaskManager's heap twice: these are so many that
-#: a shard of half a million entities of 3 kB fits into the heap of our clusters, 736 MB. More
+#: a shard of half a million entities of 3 kB fits into the heap of our clusters, 736 MB: 190 MB
+#: in each of a generation's eight cells, 210 MB in one of the log (`models.shard_log`). More
 #: would cost each bundle: 3 µs per cell and shard.
-SNAPSHOT_CELLS = 16
-LOG_CELLS = 8
+SNAPSHOT_CELLS = 2 * 8
+LOG_CELLS = 12
 
 _EPOCH = ReadModifyWriteStateSpec("epoch", BytesCoder())
 _SNAPSHOT = [BagStateSpec(f"snapshot-{i}", BytesCoder()) for i in range(SNAPSHOT_CELLS)]

@@ -67,7 +67,7 @@ def _drained(setting: Setting, whole: Load, shards: int) -> dict[str, Any]:
     servers, topic = setting.place.servers, f"in-sweep-{whole.entities}"
     topics.create(servers, topic, load.PARTITIONS)
     load.publish(whole, "arrow", topic, servers)
-    # The snapshot of a large shard is written in one bundle.
+    # While a large table is copied, and while its snapshot is read back, no score comes out.
     quiet_s = max(topics.QUIET_S, whole.entities / shards / SNAPSHOT_ENTITIES_S)
     with running(setting, ARROW, topic, shards) as run:
         empty = _worker_bytes(setting)

@@ -30,9 +30,11 @@ from models.epoch import Epoch, Reach, ShardCounts, decode_epoch, encode_epoch
 from models.position import Position, decode_position, encode_position
 from models.scored import ScoredBlock
 from models.segment import (
+    BLOCK,
     SNAPSHOT,
     SnapshotReader,
     block_segment,
+    eviction_segment,
     read_segment,
     snapshot_segments,
 )
@@ -74,6 +76,7 @@ def build() -> dict[str, bytes]:
         },
         "log-8.bin": block_segment(table.layout, 8, encode_block(block)),
         "log-9.bin": block_segment(table.layout, 9, encode_block(block.after(72))),
+        "log-10.bin": eviction_segment(table.layout, 10),
         "snapshot.parquet": encode_snapshot(taken, ORIGIN),
     }
 
@@ -103,7 +106,9 @@ def _log(files: Mapping[str, bytes]) -> object:
             if segment.kind == SNAPSHOT:
                 reader.add(segment.body)
             else:
-                blocks.append((segment.sequence, _told(decode_block(segment.body))))
+                is_block = segment.kind == BLOCK
+                told = _told(decode_block(segment.body)) if is_block else segment.kind
+                blocks.append((segment.sequence, told))
     return reader.table().digest_of_rows(), blocks
 
 
@@ -148,7 +153,7 @@ def _scored(block: Block) -> ScoredBlock:
 def _epoch() -> Epoch:
     counts = ShardCounts(*range(1, 1 + len(ShardCounts.__dataclass_fields__)))
     reached = {0: Reach(0, 71), 3: Reach(2, 80, 2)}
-    return Epoch(b"8 bytes!", 6, 10, 4_321, 2, 1, counts, reached, POLICIES)
+    return Epoch(b"8 bytes!", 3, 2, 8, 10, 4_321, 1_234, 5, 7, 1, counts, reached, POLICIES)
 
 
 def _told(block: Block) -> object:

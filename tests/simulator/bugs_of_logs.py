@@ -1,20 +1,21 @@
-"""Bugs to plant in how the log of a shard is written to its cells and read again."""
+"""Bugs to plant in how the log of a shard is written to its cells, in slices too, and read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from simulator.cells import FusedBag
 from simulator.planting import bug
 
 from models import shard_log
+from models import slices as slices_module
 from models.block import Block
 from models.cells import Cells
 from models.epoch import Epoch
 from models.segment import snapshot_segments
-from models.shard_log import append_block, read_blocks
+from models.shard_log import append_block, begin_cell, read_log
+from models.slices import Slices, Turns
 from models.table import EntityTable, Layout
 
 
@@ -31,19 +32,19 @@ def segment_lost() -> tuple[Any, str, Any]:
 
 @bug
 def segment_lost_unnoticed() -> tuple[Any, str, Any]:
-    def careless(*given: Any) -> Iterator[Block]:
-        blocks = list(read_blocks(*given))
+    def careless(*given: Any) -> Iterator[Block | None]:
+        blocks = list(read_log(*given))
         yield from blocks[:-1]
 
-    return shard_log, "read_blocks", careless
+    return shard_log, "read_log", careless
 
 
 @bug
 def segments_read_in_the_order_of_the_bag() -> tuple[Any, str, Any]:
-    def careless(*given: Any) -> Iterator[Block]:
-        yield from list(read_blocks(*given))[::-1]
+    def careless(*given: Any) -> Iterator[Block | None]:
+        yield from list(read_log(*given))[::-1]
 
-    return shard_log, "read_blocks", careless
+    return shard_log, "read_log", careless
 
 
 @bug
@@ -51,9 +52,10 @@ def cells_of_the_log_filled_in_turn() -> tuple[Any, str, Any]:
     def careless(
         cells: Cells, epoch: Epoch, layout: Layout, data: bytes, cell_bytes_max: float
     ) -> None:
-        epoch.log_cell = 0
-        turned = replace(cells, log=(cells.log[epoch.next_segment % len(cells.log)],))
-        append_block(turned, epoch, layout, data, cell_bytes_max)
+        epoch.cell_bytes = 1
+        begin_cell(cells, epoch)
+        append_block(cells, epoch, layout, data, cell_bytes_max)
+        epoch.log_cell = max(epoch.first_cell, epoch.log_cell - epoch.next_segment % 2)
 
     return shard_log, "append_block", careless
 
@@ -87,3 +89,93 @@ def clocks_not_in_the_snapshot() -> tuple[Any, str, Any]:
         yield from segments
 
     return shard_log, "snapshot_segments", careless
+
+
+@bug
+def log_cleared_where_its_snapshot_was_taken() -> tuple[Any, str, Any]:
+    """Before the snapshot is whole, and the epoch agrees."""
+    before = Turns.begin
+
+    def begin(self: Turns, table: EntityTable, cells: Cells, epoch: Epoch, *size: Any) -> Slices:
+        begun = before(self, table, cells, epoch, *size)
+        for number in range(epoch.first_cell, epoch.log_cell):
+            cells.log[number % len(cells.log)].clear()
+        epoch.first_segment, epoch.first_cell = epoch.next_segment, epoch.log_cell
+        epoch.log_bytes = 0
+        begun._point = epoch.next_segment, 0, epoch.log_cell
+        return begun
+
+    return Turns, "begin", begin
+
+
+@bug
+def blocks_since_a_snapshot_was_taken_lost() -> tuple[Any, str, Any]:
+    """It is taken for one of the table as it is when its last slice is written."""
+    before = Slices._finish
+
+    def finish(self: Slices, cells: Cells, epoch: Epoch) -> None:
+        before(self, cells, epoch)
+        epoch.first_segment, epoch.log_bytes = epoch.next_segment, 0
+
+    return Slices, "_finish", finish
+
+
+@bug
+def blocks_before_a_snapshot_stepped_again() -> tuple[Any, str, Any]:
+    before = Slices._finish
+
+    def finish(self: Slices, cells: Cells, epoch: Epoch) -> None:
+        _, log_bytes, _ = self._point
+        epoch.log_bytes += log_bytes
+        self._point = epoch.first_segment, log_bytes, epoch.first_cell
+        before(self, cells, epoch)
+
+    return Slices, "_finish", finish
+
+
+@bug
+def table_not_copied_for_its_snapshot() -> tuple[Any, str, Any]:
+    return EntityTable, "copy", lambda self: self
+
+
+@bug
+def slice_skipped() -> tuple[Any, str, Any]:
+    before = Slices.write
+
+    def write(self: Slices, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
+        if self._written == 1 and self._next is not None:
+            self._next = next(self._segments, None) or self._next
+        return before(self, cells, epoch, bytes_max)
+
+    return Slices, "write", write
+
+
+@bug
+def part_of_a_snapshot_put_in_force() -> tuple[Any, str, Any]:
+    before = Slices.write
+
+    def write(self: Slices, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
+        is_whole = before(self, cells, epoch, bytes_max)
+        if not is_whole:
+            self._finish(cells, epoch)
+        return True
+
+    return Slices, "write", write
+
+
+@bug
+def generations_share_their_cells() -> tuple[Any, str, Any]:
+    def careless(cells: Cells, generation: int) -> Any:
+        return cells.snapshot
+
+    return slices_module, "half", careless
+
+
+@bug
+def who_left_where_a_snapshot_was_taken_comes_back() -> tuple[Any, str, Any]:
+    return shard_log, "append_eviction", lambda cells, epoch, layout: None
+
+
+@bug
+def log_never_too_long() -> tuple[Any, str, Any]:
+    return Turns, "is_due", lambda self, log_bytes, log_bytes_max: False

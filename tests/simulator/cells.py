@@ -56,7 +56,7 @@ class FusedValue(Value):
 #: Epoch, snapshot, log, held, drift.
 Bags = tuple[tuple[bytes, ...], ...]
 KeptCells = tuple[bytes | None, Bags, Bags, tuple[bytes, ...], bytes | None]
-SNAPSHOT_CELLS, LOG_CELLS = 2, 3
+SNAPSHOT_CELLS, LOG_CELLS = 2 * 2, 4
 NEVER_WRITTEN: KeptCells = (None, ((),) * SNAPSHOT_CELLS, ((),) * LOG_CELLS, (), None)
 
 

@@ -132,19 +132,23 @@ class Ledger:
         told = (counts.scored, counts.late, counts.set_aside, counts.jumps, counts.desyncs)
         happened = (book.scored, book.late, book.set_aside, book.jumps, book.desyncs)
         self.require(told == happened, f"shard {shard}: counts {told}, happened {happened}")
-        table_bytes = len(live.table) * live.table.layout.dtype.itemsize
-        bound = max(policy.log_bytes_min, policy.log_factor * table_bytes)
-        blocks = sum(len(segment) for cell in cells.log for segment in cell.values)
-        self.require(
-            epoch.log_bytes == blocks and blocks <= bound,
-            f"shard {shard}: {blocks} bytes of blocks in the log, says {epoch.log_bytes}",
-        )
+        log, first = [each for cell in cells.log for each in cell.values], epoch.first_segment
+        since = [len(each) for each in log if int.from_bytes(each[5:13], "little") >= first]
+        told = (epoch.log_bytes, epoch.next_segment)
+        self.require(told == (sum(since), first + len(since)), f"shard {shard}: log of {since}")
         windows = live.drift._open
         counted = book.reported + sum(window.events for window in windows.values())
         self.require(
             counted == book.scored, f"shard {shard}: drift of {counted} events, of {book.scored}"
         )
         self.require(len(windows) <= WINDOWS_MAX, f"shard {shard}: {len(windows)} windows open")
+
+    def check_log(self, shard: int, live: object, waits: bool, policy: ShardPolicy) -> None:
+        """The log is short, or half as long again if it `waits`, or is about to be replaced."""
+        table_bytes = len(live.table) * live.table.rows.itemsize
+        bound = max(policy.log_bytes_min, policy.log_factor * table_bytes)
+        is_short = live.epoch.log_bytes <= bound * (1.5 if waits else 1)
+        self.require(is_short or live.slices, f"shard {shard}: log of {live.epoch.log_bytes} bytes")
 
     def check_nobody_overstays(self, shard: int, policy: int) -> None:
         """Behind a snapshot no entity may be left that its next event would restart."""

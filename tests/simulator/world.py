@@ -45,8 +45,9 @@ PARALLELISM = (1, 2, 4)
 QUIET_TICKS = 3  # a shard that nothing changed for so long reports its drift
 
 
-#: A row or two: snapshots have many segments, and logs fill more than a cell.
-SEGMENT_BYTES_MAX = 1_000
+#: A row: snapshots have many segments, written one with a block, and logs fill more than a cell.
+SEGMENT_BYTES_MAX = 500
+LOG_FACTOR = 0.7  # so that many of them are begun in a short run
 
 
 class World:
@@ -65,7 +66,9 @@ class World:
             plan.held_blocks_max,
             plan.tables_max,
             log_bytes_min=plan.log_bytes_min,
+            log_factor=LOG_FACTOR,
             segment_bytes_max=SEGMENT_BYTES_MAX,
+            slice_bytes_max=1,
         )
         self.parallelism = 1
         self._artifact = reference.artifact
@@ -305,6 +308,8 @@ class World:
         waiting = self._waiting(delivery)
         self._start(shard)
         token = self.rng.randbytes(TOKEN_BYTES)
+        generation = decode_epoch(cells.epoch.value).generation
+        waits = worker._turns._last() is not None
         outcome = worker.process(shard, delivery.data, cells, token)
         live = worker._live[shard]
         is_full = len(waiting) > self.plan.held_blocks_max
@@ -313,8 +318,11 @@ class World:
         )
         emitted = self.ledger.follow(shard, outcome, live.table, self.policy)
         self.ledger.check_bounds(shard, cells, live, self.shard_policy)
-        if live.epoch.log_bytes == 0 and any(len(scored.block) for scored in outcome.scored):
-            self.ledger.check_nobody_overstays(shard, self.policy)
+        if any(len(scored.block) for scored in outcome.scored):
+            if live.epoch.generation == generation:
+                self.ledger.check_log(shard, live, waits, self.shard_policy)
+            if live.epoch.log_bytes == 0 or (live.slices and not live.slices._written):
+                self.ledger.check_nobody_overstays(shard, self.policy)
         tables = len(worker._live)
         self.ledger.require(tables <= self.plan.tables_max, f"{tables} tables in memory")
         return emitted
