@@ -11,6 +11,7 @@ of a TaskManager nobody else does.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import signal
@@ -105,6 +106,10 @@ def run_worker(endpoint: str, worker_id: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, WORKER_NAME.encode())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _set_up_logging()
+    # What was imported stays; blocks of messages are no garbage. A collector that looks through
+    # both again and again takes a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
     # Beam's state cache stays off: with it on, every state access walks object graphs.
     worker = SdkHarness(
         endpoint, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=-1

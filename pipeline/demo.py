@@ -49,6 +49,7 @@ def demo(out: Path, bundled: Path = BUNDLED, tell: Say = say) -> dict[str, Any]:
         ConfigError, ArtifactError: the bundled files are not what they should be.
     """
     settings = config.load(bundled / CONFIG)
+    tell("loading the model; a new machine compiles its scorer first, which takes some 20 s")
     artifact = preflight.load_artifact(settings)
     sample = load(bundled / SAMPLE, "test")
     if sample.schema.names != artifact.schema.names:
