@@ -1,9 +1,11 @@
-"""Functions of single numbers, compiled: the part of a day, and an exponential of our own."""
+"""Functions that are compiled: the part of a day, and an exponential of our own."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
+
+from models.wide import Wide, power_of_two
 
 DAY_US = 86_400_000_000
 FIRST_WEEKDAY = 3  # 1970-01-01 was a Thursday
@@ -30,12 +32,14 @@ _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / n) for n in (2, 6, 24, 120, 720))
 
 
 @njit(error_model="numpy")
-def exp(value: np.float32) -> np.float32:
-    """The exponential of a float32 in [-80, 80], within 3e-7 relative; others as the bounds."""
+def exp(value: Wide) -> Wide:
+    """The exponential of float32 in [-80, 80]; others as the bounds.
+
+    Relative to what is right it is off by at most 3e-7, and 6e-8 more for each unit of `value`.
+    """
     bounded = min(max(value, -_EXP_MAX), _EXP_MAX)
-    shifted = np.float32(bounded * _PER_LN2 + _ROUND)
+    shifted = bounded * _PER_LN2 + _ROUND
     r = bounded - (shifted - _ROUND) * _LN2
     series = _ONE + r * (_ONE + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
-    # n is in the lowest bits of the mantissa; in those of an exponent it is 2^n.
-    power = np.int32((np.int64(shifted.view(np.int32)) << 23) + (127 << 23))
-    return series * power.view(np.float32)
+    # n is in the lowest bits of the mantissa.
+    return series * power_of_two(shifted)

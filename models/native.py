@@ -11,11 +11,22 @@ from __future__ import annotations
 import inspect
 import zlib
 
-from models import alerting, budget, elementary, judge, kernel, memory, product, row, workspace
+from models import (
+    alerting,
+    budget,
+    elementary,
+    judge,
+    kernel,
+    memory,
+    product,
+    row,
+    wide,
+    workspace,
+)
 
 
 def sources(*more: str) -> int:
     """A checksum over the sources of all compiled modules, and `more`."""
-    modules = (alerting, budget, elementary, judge, kernel, memory, product, row, workspace)
+    modules = (alerting, budget, elementary, judge, kernel, memory, product, row, wide, workspace)
     texts = (*(inspect.getsource(module) for module in modules), *more)
     return zlib.crc32("\0".join(texts).encode())

@@ -2,12 +2,13 @@
 
 A BLAS picks its kernel by processor and shape, and each sums in another order. Here every
 output is one chain of fused multiply-adds (IEEE 754-2019, 5.4.1) over the inner dimension,
-from first to last: its bits follow from its own row and column alone. A column is an event,
-`LANES` of them are worked on side by side, with `ROWS` outputs of each held in registers. That
-is also twice as fast as OpenBLAS for matrices of this size, which it splits and copies first.
+from first to last, and its bias comes last: its bits follow from its own row and event alone.
+`COLUMNS` outputs of `EVENTS` events are held in registers, and events are read where they
+lie. That is also twice as fast as OpenBLAS for matrices of this size, which it splits and
+copies first.
 
 numba compiles plain loops well, but puts sums into registers only if told to in LLVM's own
-terms; `_chain` is that one loop.
+terms; `_tile` is that one loop.
 """
 
 from __future__ import annotations
@@ -17,46 +18,73 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16  # events side by side: one register of AVX-512, two of AVX2
-ROWS = 8  # outputs side by side: as many chains hide the latency of a multiply-add
+from models.wide import FLOATS, WIDTH, address_of, everywhere, fused
 
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_LANES = ir.VectorType(_FLOAT, LANES)
+LANES = 16  # events of a group, one each of as many entities
+# Outputs in registers: as many chains hide the latency of a multiply-add. More events at a
+# time are as fast for full groups, and slower for those of one event, which hot entities make.
+EVENTS, COLUMNS = 4, 3 * WIDTH
+
+_INT = ir.IntType(64)
+_ZERO = ir.Constant(FLOATS, [0.0] * WIDTH)
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:
-    """Lay out a matrix (M, K) for `product`: (ceil(M / ROWS), K, ROWS), zeros below."""
+    """Lay out a matrix (M, K) for `product`: (ceil(M / COLUMNS), K, COLUMNS), zeros behind."""
     count, depth = matrix.shape
-    blocks = -(-count // ROWS)
-    whole = np.zeros((blocks * ROWS, depth), np.float32)
+    blocks = -(-count // COLUMNS)
+    whole = np.zeros((blocks * COLUMNS, depth), np.float32)
     whole[:count] = matrix
-    return np.ascontiguousarray(whole.reshape(blocks, ROWS, depth).transpose(0, 2, 1))
+    return np.ascontiguousarray(whole.reshape(blocks, COLUMNS, depth).transpose(0, 2, 1))
 
 
 @njit
-def product(packed: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
-    """Multiply a packed matrix (M, K) by columns (K, LANES) into `out` (>= M, LANES)."""
+def product(
+    packed: np.ndarray, events: np.ndarray, starts: np.ndarray, count: int, out: np.ndarray
+) -> None:
+    """Multiply a packed matrix (M, K + 1), biases last, by `count` events.
+
+    Args:
+        packed: by `pack`.
+        events: flat; each event's K floats lie somewhere in it.
+        starts: (LANES,) where they begin, also behind `count`.
+        count: of events.
+        out: (LANES * ceil(M / COLUMNS) * COLUMNS,), one event's outputs behind the other's.
+    """
     blocks, depth = packed.shape[0], packed.shape[1]
-    weights, events, outputs = packed.reshape(-1), columns.reshape(-1), out.reshape(-1)
+    weights, width = packed.reshape(-1), blocks * COLUMNS
     for block in range(blocks):
-        _chain(weights, block * depth * ROWS, events, outputs, block * ROWS * LANES, depth)
+        first = block * depth * COLUMNS
+        for lane in range(0, count, EVENTS):
+            place = lane * width + block * COLUMNS
+            _tile(weights, first, events, starts, lane, out, place, width, depth - 1)
 
 
 @intrinsic
-def _chain(
-    typing: Any, weights: Any, start: Any, columns: Any, out: Any, place: Any, depth: Any
+def _tile(
+    typing: Any,
+    weights: Any,
+    first: Any,
+    events: Any,
+    starts: Any,
+    lane: Any,
+    out: Any,
+    place: Any,
+    width: Any,
+    depth: Any,
 ) -> Any:
-    """out[place:][ROWS, LANES] = weights[start:][depth, ROWS] times columns[depth, LANES]."""
+    """`EVENTS` times `COLUMNS` outputs: chains over `depth` floats, and a bias behind."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        data = [
-            context.make_array(signature.args[i])(context, builder, given[i]).data
-            for i in (0, 2, 3)
+        kinds = signature.args
+        weight = address_of(context, builder, kinds[0], given[0], given[1])
+        lanes = address_of(context, builder, kinds[3], given[3], given[4])
+        event = [
+            address_of(context, builder, kinds[2], given[2], _at(builder, lanes, _INT(i)))
+            for i in range(EVENTS)
         ]
-        weight, column = builder.gep(data[0], [given[1]]), data[1]
         before, loop, behind = (
             builder.block,
             builder.append_basic_block("loop"),
@@ -66,43 +94,42 @@ def _chain(
         builder.position_at_end(loop)
         k = builder.phi(_INT)
         k.add_incoming(_INT(0), before)
-        sums = [builder.phi(_LANES) for _ in range(ROWS)]
-        event = _load(builder, column, builder.mul(k, _INT(LANES)))
-        first = builder.mul(k, _INT(ROWS))
-        for row, total in enumerate(sums):
-            total.add_incoming(ir.Constant(_LANES, [0.0] * LANES), before)
-            one = builder.load(builder.gep(weight, [builder.add(first, _INT(row))]))
-            added = builder.call(_fused(builder), [_everywhere(builder, one), event, total])
-            total.add_incoming(added, loop)
+        sums = [[builder.phi(FLOATS) for _ in _COLUMNS] for _ in event]
+        columns = _columns(builder, weight, k)
+        for start, row in zip(event, sums, strict=True):
+            value = everywhere(builder, _at(builder, start, k))
+            for total, column in zip(row, columns, strict=True):
+                total.add_incoming(_ZERO, before)
+                total.add_incoming(fused(builder, column, value, total), loop)
         following = builder.add(k, _INT(1))
         k.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, given[5]), loop, behind)
+        builder.cbranch(builder.icmp_signed("<", following, given[8]), loop, behind)
         builder.position_at_end(behind)
-        for row, total in enumerate(sums):
-            at = builder.gep(data[2], [builder.add(given[4], _INT(row * LANES))])
-            final = total.incomings[1][0]
-            builder.store(final, builder.bitcast(at, ir.PointerType(_LANES)), align=4)
+        columns = _columns(builder, weight, given[8])
+        for i, row in enumerate(sums):
+            start = builder.add(given[6], builder.mul(given[7], _INT(i)))
+            for offset, total, bias in zip(_COLUMNS, row, columns, strict=True):
+                at = address_of(
+                    context, builder, kinds[5], given[5], builder.add(start, _INT(offset))
+                )
+                final = builder.fadd(total.incomings[1][0], bias)
+                builder.store(final, builder.bitcast(at, ir.PointerType(FLOATS)), align=4)
         return context.get_dummy_value()
 
-    return types.void(weights, start, columns, out, place, depth), generate
+    floats = (weights, types.int64, events, starts, types.int64, out)
+    return types.void(*floats, types.int64, types.int64, types.int64), generate
 
 
-def _load(builder: Any, pointer: Any, at: Any) -> Any:
-    """LANES floats from a place in memory."""
-    return builder.load(
-        builder.bitcast(builder.gep(pointer, [at]), ir.PointerType(_LANES)), align=4
-    )
+_COLUMNS = range(0, COLUMNS, WIDTH)
 
 
-def _everywhere(builder: Any, value: Any) -> Any:
-    """One float in all lanes."""
-    unset = ir.Constant(_LANES, ir.Undefined)
-    single = builder.insert_element(unset, value, ir.IntType(32)(0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(single, unset, lanes)
+def _columns(builder: Any, weight: Any, k: Any) -> list[Any]:
+    """The weights of `COLUMNS` outputs for input k."""
+    first = builder.mul(k, _INT(COLUMNS))
+    places = [builder.gep(weight, [builder.add(first, _INT(at))]) for at in _COLUMNS]
+    kind = ir.PointerType(FLOATS)
+    return [builder.load(builder.bitcast(place, kind), align=4) for place in places]
 
 
-def _fused(builder: Any) -> Any:
-    """LLVM's fused multiply-add on all lanes."""
-    kind = ir.FunctionType(_LANES, [_LANES] * 3)
-    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+def _at(builder: Any, start: Any, index: Any) -> Any:
+    return builder.load(builder.gep(start, [index]))

@@ -21,7 +21,6 @@ from models.alerting import WARMING
 from models.block import ERASURE
 from models.judge import Rules, judge, may_learn
 from models.kernel import step_group
-from models.memory import LINE_FLOATS, prefetch
 from models.native import sources
 from models.product import LANES
 from models.row import Record
@@ -66,6 +65,8 @@ class Lanes(NamedTuple):
     rows: np.ndarray
     events: np.ndarray
     learn: np.ndarray
+    #: Rows of the next group.
+    following: np.ndarray
     #: What is told of each, see `models.alerting`, and what its log score had to pass.
     told: np.ndarray
     theta: np.ndarray
@@ -77,6 +78,7 @@ class Lanes(NamedTuple):
             rows=np.zeros(LANES, np.int64),
             events=np.zeros(LANES, np.int64),
             learn=np.zeros(LANES, np.bool_),
+            following=np.zeros(LANES, np.int64),
             told=np.zeros(LANES, np.int64),
             theta=np.zeros(LANES),
         )
@@ -195,14 +197,10 @@ def _admit(
 
 
 @njit(inline="always")
-def _ask_for(
-    floats: np.ndarray, group: np.ndarray, place: np.ndarray, width: int, count: int
-) -> None:
-    """Ask for the first `count` floats of the rows of a group that comes next."""
-    for event in group:
-        base = place[event] * width
-        for start in range(0, count, LINE_FLOATS):
-            prefetch(floats, base + start)
+def _look_ahead(order: np.ndarray, first: int, place: np.ndarray, following: np.ndarray) -> None:
+    """Note the rows of the group whose events begin at `first`."""
+    for lane in range(LANES):
+        following[lane] = place[order[min(first + lane, len(order) - 1)]]
 
 
 @njit(error_model="numpy", inline="always")
@@ -257,14 +255,12 @@ def _step_waves(
                 or must_forget(heads[row], event, events, clocks, policy.ttl_us)
             ):
                 return number, 0
-        if number + 2 < len(starts):
-            following = order[starts[number + 1] : starts[number + 2]]
-            _ask_for(floats, following, events.place, width, network.at.season)
+        _look_ahead(order, starts[number + 1], events.place, lanes.following)
         count = _admit(heads, group, events, policy, lanes, results)
         x, times = events.features, events.event_time_us
         step_group(
-            heads, floats, x, times, lanes.rows, lanes.events, lanes.learn, count, width, network,
-            scratch,
+            heads, floats, x, times, lanes.rows, lanes.events, lanes.learn,
+            lanes.following, count, width, network, scratch,
         )  # fmt: skip
         is_told = False
         for lane in range(count):
@@ -298,9 +294,10 @@ def _score_rows(
         for lane in range(count):
             lanes.rows[lane] = lanes.events[lane] = start + lane
             lanes.learn[lane] = learn[start + lane]
+            lanes.following[lane] = min(start + lane + LANES, len(heads) - 1)
         step_group(
-            heads, floats, x, event_time_us, lanes.rows, lanes.events, lanes.learn, count, width,
-            network, scratch,
+            heads, floats, x, event_time_us, lanes.rows, lanes.events, lanes.learn,
+            lanes.following, count, width, network, scratch,
         )  # fmt: skip
         here = slice(start, start + count)
         results.score[here] = scratch.score[:count]

@@ -1,8 +1,4 @@
-"""What the kernel reads, and the memory it works in.
-
-The features of an event are worked on in chunks. All distances in a chunk are constants, or
-LLVM would have to ask at run time whether arrays overlap, and would not vectorise at all.
-"""
+"""What the kernel reads, and the memory it works in."""
 
 from __future__ import annotations
 
@@ -10,32 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.product import LANES, ROWS, pack
+from models.product import COLUMNS, LANES, pack
 from models.row import TERMS, Vectors, vectors_of
 from models.spec import ForecasterSpec
 
-CHUNK = 64
-# Where the values of a chunk begin in `Scratch.work`, and how long it is.
-(
-    MEAN, VAR, SCALE, SCALE_LINEAR, USUAL, LAG, X, LINEAR, HEAD, LOG_SIGMA,
-    FLOOR, LOWER, UPPER, Z, GAIN, MASK, RATIO, RATIO_LINEAR, LEVEL, PART, EXPECTED, OFF,
-    OFF_LINEAR, TOTAL, COUNT, LOSS, CHANGE, AREA,
-) = range(0, 28 * CHUNK, CHUNK)  # fmt: skip
 
+class Terms(NamedTuple):
+    """The numbers of a model."""
 
-class Network(NamedTuple):
-    """All that a step reads and never writes, as compiled code sees it."""
-
-    at: Vectors
     lags: int
     season_parts: int
-    #: Packed (2F + 3H, H + 1): mean and log sigma, reset, update and new gate from hidden.
-    from_hidden: np.ndarray
-    #: Packed (3H, F + 1): the same gates from the event.
-    from_event: np.ndarray
-    #: (1 + E, L, F) coefficients and (1 + E, F) smallest variances, the fleet's first; flat.
-    coefficients: np.ndarray
-    var_floors: np.ndarray
     clip: np.float32
     cap: np.float32
     level_weight: np.float32
@@ -44,6 +24,37 @@ class Network(NamedTuple):
     prior_events: np.float32
     alpha_fast: np.float32
     alpha_slow: np.float32
+
+    @classmethod
+    def of(cls, spec: ForecasterSpec, features: int) -> Terms:
+        """As compiled code takes them."""
+        norm, single = spec.normaliser, np.float32
+        return cls(
+            spec.lags,
+            spec.season_parts,
+            single(norm.clip),
+            single(spec.cap),
+            spec.level_weight_of(features),
+            single(1.0 / spec.season_events),
+            single(norm.rate_min),
+            single(norm.prior_events),
+            single(spec.alphas[0]),
+            single(spec.alphas[1]),
+        )
+
+
+class Network(NamedTuple):
+    """All that a step reads and never writes, as compiled code sees it."""
+
+    at: Vectors
+    terms: Terms
+    #: Packed (2F + 3H, H + 1): mean and log sigma, reset, update and new gate from hidden.
+    from_hidden: np.ndarray
+    #: Packed (3H, F + 1): the same gates from the event.
+    from_event: np.ndarray
+    #: (1 + E, L, F) coefficients and (1 + E, F) smallest variances, the fleet's first; flat.
+    coefficients: np.ndarray
+    var_floors: np.ndarray
 
     @classmethod
     def of(
@@ -61,37 +72,32 @@ class Network(NamedTuple):
             return np.hstack([weight, bias[:, None]])
 
         hidden = [biased("mean."), biased("log_sigma."), biased("gru.", "_hh")]
-        norm, single = spec.normaliser, np.float32
         return cls(
             vectors_of(dtype),
-            spec.lags,
-            spec.season_parts,
+            Terms.of(spec, std_floor.shape[1]),
             pack(np.vstack(hidden)),
             pack(biased("gru.", "_ih")),
-            np.ascontiguousarray(coefficients, single).reshape(-1),
-            np.square(std_floor, dtype=single).reshape(-1),
-            single(norm.clip),
-            single(spec.cap),
-            spec.level_weight_of(std_floor.shape[1]),
-            single(1.0 / spec.season_events),
-            single(norm.rate_min),
-            single(norm.prior_events),
-            single(spec.alphas[0]),
-            single(spec.alphas[1]),
+            np.ascontiguousarray(coefficients, np.float32).reshape(-1),
+            np.square(std_floor, dtype=np.float32).reshape(-1),
         )
 
 
 class Scratch(NamedTuple):
-    """What a group is worked on in, and what it says; all float32."""
+    """What a group is worked on in, and what it says; all float32 but the places."""
 
-    #: (H + 1, LANES) and (F + 1, LANES), below each a row of ones, which meets the biases.
-    hidden: np.ndarray
+    #: (F,) each, bounds of raw values.
+    lower: np.ndarray
+    upper: np.ndarray
+    #: (LANES,) int64, where the hidden vectors lie in the table, and the events in `event`.
+    hidden_at: np.ndarray
+    event_at: np.ndarray
+    #: (LANES,) int64, the part of the day.
+    season: np.ndarray
+    #: (LANES, F) flat, standard values.
     event: np.ndarray
-    #: (M, LANES) products with either.
+    #: (LANES, M) flat, products with either; M is a multiple of `COLUMNS`.
     from_hidden: np.ndarray
     from_event: np.ndarray
-    #: The chunks of one event, one behind the other.
-    work: np.ndarray
     #: (LANES,): smoothed score, high is anomalous; negative log-likelihood per observed feature,
     #: residuals capped; mean squared step from the last event, standard units, each at most
     #: `CHANGE_CAP`, 0 without a comparison.
@@ -111,27 +117,23 @@ class Scratch(NamedTuple):
     ) -> Scratch:
         """For one group of a model with these bounds (F,) of raw values."""
         features = len(bounds[0])
-        work = np.zeros((-(-features // CHUNK), AREA // CHUNK, CHUNK), np.float32)
-        for slot in (VAR, SCALE, SCALE_LINEAR):
-            work[:, slot // CHUNK] = 1.0
-        work[:, X // CHUNK] = np.nan  # where there is no feature there is no value
-        for slot, bound in zip((LOWER, UPPER), bounds, strict=True):
-            for chunk, start in enumerate(range(0, features, CHUNK)):
-                here = bound[start : start + CHUNK]
-                work[chunk, slot // CHUNK, : len(here)] = here
-
-        def lanes(count: int) -> np.ndarray:
-            return np.ones((-(-count // ROWS) * ROWS, LANES), np.float32)
+        lower, upper = (np.ascontiguousarray(bound, np.float32) for bound in bounds)
 
         def per_event(count: int = 1) -> np.ndarray:
             return np.zeros(LANES * count, np.float32)
 
+        def products(count: int) -> np.ndarray:
+            return per_event(-(-count // COLUMNS) * COLUMNS)
+
         return cls(
-            hidden=np.ones((hidden + 1, LANES), np.float32),
-            event=np.ones((features + 1, LANES), np.float32),
-            from_hidden=lanes(2 * features + 3 * hidden),
-            from_event=lanes(3 * hidden),
-            work=work.reshape(-1),
+            lower=lower,
+            upper=upper,
+            hidden_at=np.zeros(LANES, np.int64),
+            event_at=np.arange(LANES) * features,
+            season=np.zeros(LANES, np.int64),
+            event=per_event(features),
+            from_hidden=products(2 * features + 3 * hidden),
+            from_event=products(3 * hidden),
             score=per_event(),
             loss=per_event(),
             change=per_event(),

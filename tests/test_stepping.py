@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from artifacts import make_artifact
+from artifacts import make_artifact, make_forecaster
 from blocks import make_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from models import artifact as artifacts
 from models import kernel
 from models.alerting import AlertPolicy
 from models.artifact import Artifact
 from models.block import Block
+from models.forecaster import Forecaster
+from models.row import floats
 from models.scored import ScoredBlock
 from models.scorer import Scorer, ScoringPolicy
 from models.table import EntityTable
-from models.workspace import Scratch
 
 HOUR_US = 3_600_000_000
 EAGER = AlertPolicy(per_entity_day=500, cooldown_s=60, new_normal_after=50)
@@ -97,12 +101,35 @@ def test_alerts_of_a_hot_entity_open_and_close_inside_a_block(artifact: Artifact
     assert together.transitions == [t for scored in apart for t in scored.transitions]
 
 
-def test_only_what_is_written_as_one_is_a_fused_multiply_add() -> None:
+@njit
+def arithmetic(floats: Any, event: Any, network: Any, scratch: Any) -> Any:
+    """All of a step but its matrix products."""
+    memory = kernel._memory_of(floats, floats, network, scratch)
+    kernel._advance(0, 0, memory)
+    return kernel._features(event, memory, network.at, network.terms)
+
+
+def test_only_what_is_written_as_one_is_a_fused_multiply_add(artifact: Artifact) -> None:
     """Where a compiler fuses by itself, bits depend on the machine it compiles for."""
-    scratch = Scratch.of((np.full(5, -np.inf), np.full(5, np.inf)), 16)
-    kernel._advance(scratch.hidden, scratch.from_hidden, scratch.from_event, 5, 16)
-    kernel._learn(*(np.float32(1), scratch.work, 5, np.float32(1), np.float32(1), np.float32(1)))
-    for function in (kernel._advance, kernel._learn):
-        for text in function.inspect_asm().values():
-            assert "vmulps" in text or "mulps" in text
-            assert "fmadd" not in text
+    forecaster, one = artifact.forecaster, np.float32(1)
+    rows = np.zeros(2, forecaster.dtype)
+    event = kernel._Event(0, 0, 0, 0, 0, True, True, True, one, one, one, one)
+    arithmetic(floats(rows), event, forecaster.network, forecaster.scratch)
+    for text in arithmetic.inspect_asm().values():
+        assert "mulps" in text
+        assert "fmadd" not in text
+
+
+def test_each_feature_has_residuals_of_its_own() -> None:
+    """Without a word of the network a forecast is the linear one, and so is its residual."""
+    made = make_forecaster(features=90)
+    silent = {name: np.zeros_like(weight) for name, weight in made.weights.items()}
+    priors = (made.linear, made.priors, made.score_priors)
+    forecaster = Forecaster(made.schema, made.spec, silent, *priors)
+    rows, x = np.zeros(3, forecaster.dtype), np.random.default_rng(0).normal(size=(3, 90))
+    forecaster.fill_new(rows, ["a", "b", "c"])
+    rows["seen"] = rows["weight"] = 1
+    learn, time_us = np.zeros(3, np.bool_), np.zeros(3, np.int64)
+    found = forecaster.step(x.astype(np.float32), rows, time_us, learn).residuals
+    np.testing.assert_array_equal(found[:, 0], found[:, 1])
+    np.testing.assert_allclose(found[:, 1], np.square(x), rtol=1e-5)

@@ -24,8 +24,7 @@ from models.block import Block, decode_block, encode_block
 from models.chain import cut, new_ends
 from models.decode import Decoder
 from models.event_rules import DecodeLimits, Message
-from models.kernel import _advance, step_group
-from models.memory import LINE_FLOATS, prefetch
+from models.kernel import _advance, _memory_of, step_group
 from models.product import LANES, product
 from models.row import floats, heads
 from models.scorer import Scorer, ScoringPolicy
@@ -100,16 +99,15 @@ def _step_groups(
     table: Any, memory: Any, x: Any, times: Any, at: Any, learn: Any, network: Any, scratch: Any
 ) -> None:
     """The live loop without judge: groups of rows, each asked for a group ahead."""
-    events, rows = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    events, rows, following = np.empty((3, LANES), np.int64)
     width = len(memory) // len(table)
     for start in range(0, len(at), LANES):
-        for i in range(start + LANES, min(start + 2 * LANES, len(at))):
-            for line in range(0, network.at.season, LINE_FLOATS):
-                prefetch(memory, at[i] * width + line)
         for lane in range(LANES):
             rows[lane], events[lane] = at[start + lane], start + lane
+            following[lane] = at[min(start + LANES + lane, len(at) - 1)]
         step_group(
-            table, memory, x, times, rows, events, learn, LANES, width, network, scratch
+            table, memory, x, times, rows, events, learn, following, LANES, width, network,
+            scratch,
         )  # fmt: skip
 
 
@@ -191,26 +189,29 @@ def _messages(form: str) -> list[Message]:
 
 
 @njit
-def _products(hidden: Any, event: Any, given: Any, groups: int) -> None:
+def _products(network: Any, memory: Any, given: Any, groups: int) -> None:
     for _ in range(groups):
-        product(hidden, given.hidden, given.from_hidden)
-        product(event, given.event, given.from_event)
+        product(network.from_hidden, memory, given.hidden_at, LANES, given.from_hidden)
+        product(network.from_event, given.event, given.event_at, LANES, given.from_event)
 
 
 @njit
-def _gates(given: Any, groups: int) -> None:
+def _gates(network: Any, memory: Any, given: Any, groups: int) -> None:
+    addresses = _memory_of(memory, memory, network, given)
     for _ in range(groups):
-        _advance(given.hidden, given.from_hidden, given.from_event, FEATURES, HIDDEN)
+        for lane in range(LANES):
+            _advance(given.hidden_at[lane], lane, addresses)
 
 
 def _inside(artifact: artifacts.Artifact, table: EntityTable) -> dict[str, float]:
     """The kernel's matrix products and gates alone; the rest of it is per feature, and memory."""
     network, groups = artifact.forecaster.network, BLOCK_EVENTS // LANES
     scratch = Scratch.of(artifact.schema.bounds(), HIDDEN)
-    weights = (network.from_hidden, network.from_event)
+    memory = np.zeros(LANES * HIDDEN, np.float32)
+    scratch.hidden_at[:] = np.arange(LANES) * HIDDEN
     stages = {
-        "kernel: products": lambda: _products(*weights, scratch, groups),
-        "kernel: gates": lambda: _gates(scratch, groups),
+        "kernel: products": lambda: _products(network, memory, scratch, groups),
+        "kernel: gates": lambda: _gates(network, memory, scratch, groups),
     }
     for work in stages.values():
         work()  # compiles
