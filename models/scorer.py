@@ -36,6 +36,7 @@ from models.stepping import (
     Lanes,
     Policy,
     Results,
+    are_silent,
     arrange,
     must_forget,
     step_waves,
@@ -174,15 +175,11 @@ class Scorer:
         """
         rows = table.rows[: len(table)]
         is_gone = rows["event_time_us"] == 0
-        if self._policy.entity_ttl_s:
-            is_gone |= self._is_forgotten(rows, table.clocks_of(rows))
+        if self._compiled.ttl_us:
+            silent = are_silent(heads(table.rows), _clocks(table), self._compiled.ttl_us)
+            is_gone |= silent[: len(table)]
         if is_gone.any():
             table.retain(np.flatnonzero(~is_gone))
-
-    def _is_forgotten(self, rows: np.ndarray, clock_us: np.ndarray) -> np.ndarray:
-        """Which of `rows` (B,) were silent for twice the TTL by the clock of their partition."""
-        silent_us = clock_us - rows["clock_us"]
-        return (silent_us > 2 * self._policy.entity_ttl_s * 1_000_000) & (rows["clock_us"] > 0)
 
     def _places(self, table: EntityTable, names: list[str]) -> np.ndarray:
         """Rows of `names`, admitting new entities while the shard has room."""

@@ -148,6 +148,30 @@ def arrange(code: np.ndarray, place: np.ndarray, entities: int) -> tuple[np.ndar
     return order, starts
 
 
+@njit
+def _clock_of(partition: int, clocks: Clocks) -> int:
+    for i in range(len(clocks.partition)):
+        if clocks.partition[i] == partition:
+            return clocks.now_us[i]
+    return 0
+
+
+@njit
+def _is_silent(head: Record, now_us: int, ttl_us: int) -> bool:
+    """Whether an entity is silent for twice the TTL by the clock of where it was last seen."""
+    return head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us
+
+
+@njit(cache=True)
+def are_silent(heads: np.ndarray, clocks: Clocks, ttl_us: int) -> np.ndarray:
+    """Which entities (N,) their next event would restart, whenever it comes."""
+    silent = np.zeros(len(heads), np.bool_)
+    for i in range(len(heads)):
+        now_us = _clock_of(heads[i].partition, clocks)
+        silent[i] = _is_silent(heads[i], now_us, ttl_us)
+    return silent
+
+
 @njit(cache=True)
 def must_forget(head: Record, event: int, events: Events, clocks: Clocks, ttl_us: int) -> bool:
     """Whether an event comes so late after its entity's last that it starts anew.
@@ -157,14 +181,10 @@ def must_forget(head: Record, event: int, events: Events, clocks: Clocks, ttl_us
     """
     if not ttl_us or head.event_time_us <= 0:
         return False
-    now_us = events.clock_us[event]
-    if head.partition != events.partition:
-        now_us = 0
-        for i in range(len(clocks.partition)):
-            if clocks.partition[i] == head.partition:
-                now_us = clocks.now_us[i]
-    is_silent = head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us
-    return is_silent or events.event_time_us[event] - head.event_time_us > ttl_us
+    is_here = head.partition == events.partition
+    now_us = events.clock_us[event] if is_here else _clock_of(head.partition, clocks)
+    is_late = events.event_time_us[event] - head.event_time_us > ttl_us
+    return is_late or _is_silent(head, now_us, ttl_us)
 
 
 @njit(error_model="numpy", inline="always")

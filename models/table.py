@@ -14,8 +14,6 @@ from models.row import raw
 # A table has room for several rows always: to numba an array of one record is of another type.
 ROWS_MIN = 64
 
-_UNHEARD = PartitionClock()
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
@@ -89,12 +87,6 @@ class EntityTable:
         copied.entity_ids, copied._index = list(self.entity_ids), dict(self._index)
         copied.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
         return copied
-
-    def clocks_of(self, rows: np.ndarray) -> np.ndarray:
-        """The clock (B,) int64 of the partition that each of `rows` (B,) was last seen in."""
-        partitions, which = np.unique(rows["partition"], return_inverse=True)
-        clocks = [self.clocks.get(partition, _UNHEARD).now_us for partition in partitions.tolist()]
-        return np.array(clocks, np.int64)[which]
 
     def unname(self, names: Collection[str]) -> None:
         """Take the entities `names` out of what is kept besides rows."""

@@ -204,10 +204,10 @@ def entity_leaves_one_ttl_too_early() -> tuple[Any, str, Any]:
     before = Scorer.evict
 
     def evict(self: Scorer, table: EntityTable) -> None:
-        policy = self._policy
-        self._policy = replace(policy, entity_ttl_s=policy.entity_ttl_s // 2)
+        policy = self._compiled
+        self._compiled = policy._replace(ttl_us=policy.ttl_us // 2)
         before(self, table)
-        self._policy = policy
+        self._compiled = policy
 
     return Scorer, "evict", evict
 
