@@ -44,7 +44,7 @@ RESTORE_S_MAX = 180.0
 def measure(
     setting: Setting, events: int, entities: int, shards: int | None = None
 ) -> dict[str, Any]:
-    """Figures at so many entities; `events` are drained at least, two of each entity."""
+    """Figures at so many entities; `events` are drained at least, and four of each entity."""
     shards = shards or max(cluster_jobs.SHARDS, entities // SHARD_ENTITIES_MAX)
     return _drained(setting, Load(entities, max(events, 4 * entities), "sweep"), shards)
 
