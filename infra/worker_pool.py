@@ -102,10 +102,14 @@ def run_worker(endpoint: str, worker_id: str) -> None:
     """Be an SDK worker; runs in the forked process."""
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
+    from infra import worker_patch
+
     # Forked processes share one command line; by this name `worker_pids` knows them.
     ctypes.CDLL(None).prctl(_PR_SET_NAME, WORKER_NAME.encode())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _set_up_logging()
+    if not worker_patch.apply():
+        _LOG.warning("this worker's Beam is not %s: it works, but slower", worker_patch.BEAM)
     # What was imported stays; blocks of messages are no garbage. A collector that looks through
     # both again and again takes a tenth of the time.
     gc.freeze()

@@ -67,7 +67,7 @@ class Slices:
         self._turns, self._stored_bytes = turns, turns.stored_bytes
         self._point = (epoch.next_segment, epoch.log_bytes, epoch.log_cell)
         self._generation, self._written = epoch.generation + 1, 0
-        self._segments = cut_snapshot(table.copy(), self._generation, segment_bytes_max)
+        self._segments = cut_snapshot(table.frozen(), self._generation, segment_bytes_max)
         self._next = next(self._segments, None)
 
     def write(self, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:

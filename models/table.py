@@ -80,13 +80,13 @@ class EntityTable:
         names = [self.entity_ids[i] for i in kept.tolist()]
         self.fill(names, rows)
 
-    def copy(self) -> EntityTable:
-        """The same table in memory of its own."""
-        copied = EntityTable(self.layout)
-        copied.take(raw(self.rows[: len(self)]).copy().view(self.layout.dtype))
-        copied.entity_ids, copied._index = list(self.entity_ids), dict(self._index)
-        copied.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
-        return copied
+    def frozen(self) -> EntityTable:
+        """What the table holds now, in memory of its own; to be written out, nothing is found."""
+        frozen = EntityTable(self.layout)
+        frozen.take(raw(self.rows[: len(self)]).copy().view(self.layout.dtype))
+        frozen.entity_ids = list(self.entity_ids)  # the index would be a seventh of the pause
+        frozen.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
+        return frozen
 
     def unname(self, names: Collection[str]) -> None:
         """Take the entities `names` out of what is kept besides rows."""

@@ -51,7 +51,8 @@ DEAD_LETTERS = "dead_letters"
 KEEP_ALIVE_S = 6 * 3600
 # Blocks taken in one firing of the poll timer while there is more to read.
 BLOCKS_PER_POLL = 4
-POLL_WAIT_S = 0.001
+# What there is librdkafka has fetched already, and who waits holds up the other partitions.
+POLL_WAIT_S = 0.0
 # Taken for an event of a partition of which nothing was decoded yet.
 EVENT_BYTES = 512
 FROM_CONFIGURED, FROM_BEGINNING = b"c", b"b"

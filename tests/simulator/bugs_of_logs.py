@@ -134,8 +134,8 @@ def blocks_before_a_snapshot_stepped_again() -> tuple[Any, str, Any]:
 
 
 @bug
-def table_not_copied_for_its_snapshot() -> tuple[Any, str, Any]:
-    return EntityTable, "copy", lambda self: self
+def table_not_frozen_for_its_snapshot() -> tuple[Any, str, Any]:
+    return EntityTable, "frozen", lambda self: self
 
 
 @bug
