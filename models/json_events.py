@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from models.event_rules import (
     clean,
     entity_error,
 )
+from models.json_scan import JsonColumns, read_plain
 
 
 class _JsonEvent(msgspec.Struct, gc=False):
@@ -37,21 +38,63 @@ class _JsonEvent(msgspec.Struct, gc=False):
 class JsonEvents:
     """Decodes runs of JSON messages."""
 
-    def __init__(self, rules: EventRules) -> None:
+    def __init__(self, rules: EventRules, *, scans: bool = True) -> None:
+        """With `scans` off every message is read here; what comes out is the same."""
         self._rules = rules
+        self._scans = scans
         self._decode = msgspec.json.Decoder(_JsonEvent).decode
 
     def decode(self, run: Sequence[Message]) -> tuple[list[EventColumns], list[Refusal]]:
-        """The well-formed events of `run`, and what was refused, in offset order.
+        """The well-formed events of `run`, and what was refused, in offset order."""
+        found, refused = self._read(run)
+        bad = self._rules.refused_values(found.features)
+        for i in np.flatnonzero(bad).tolist():
+            error = self._rules.value_error(found.features[i])
+            refused.append((int(found.place[i]), -1, error, None))
+        if bad.any():
+            refused.sort(key=lambda one: one[0])
+        offsets = np.array([message.offset for message in run], np.int64)
+        columns = EventColumns(
+            offsets[found.place],
+            np.zeros(len(found.place), np.int32),
+            found.event_time_us,
+            found.entity_id,
+            found.features,
+        )
+        return [columns.where(~bad)], refused
 
-        The loop is the only per-event Python on the hot path: the good way through it is
-        straight, and the numbers of all events go into one flat array.
+    def _read(self, run: Sequence[Message]) -> tuple[JsonColumns, list[Refusal]]:
+        """The plain messages by the compiled scan, the others one by one."""
+        plain = read_plain(run, self._rules) if self._scans else None
+        if plain is None:
+            return self._read_each(enumerate(run))
+        if len(plain.place) == len(run):
+            return plain, []
+        is_other = np.ones(len(run), bool)
+        is_other[plain.place] = False
+        others, refused = self._read_each((i, run[i]) for i in np.flatnonzero(is_other).tolist())
+        place = np.concatenate([plain.place, others.place])
+        order = np.argsort(place)
+        return JsonColumns(
+            place[order],
+            np.concatenate([plain.event_time_us, others.event_time_us])[order],
+            pa.concat_arrays([plain.entity_id, others.entity_id]).take(pa.array(order)),
+            np.concatenate([plain.features, others.features])[order],
+        ), refused
+
+    def _read_each(
+        self, messages: Iterable[tuple[int, Message]]
+    ) -> tuple[JsonColumns, list[Refusal]]:
+        """Events of messages at places in the run, values unchecked, and what was refused.
+
+        The loop is Python per event: the good way through it is straight, and the numbers of
+        all events go into one flat array.
         """
         rules, size, decode = self._rules, self._rules.schema.size, self._decode
         bytes_max, ahead_us = rules.limits.message_bytes_max, rules.latest_us(0)
         refused: list[Refusal] = []
         places, times, entities, flat = array("q"), array("q"), [], array("f")
-        for place, message in enumerate(run):
+        for place, message in messages:
             try:
                 if len(message.payload) > bytes_max:
                     raise rules.size_error(message.payload)  # type: ignore[misc]
@@ -81,22 +124,13 @@ class JsonEvents:
                 places.append(place)
                 times.append(time_us)
                 entities.append(entity_id)
-        features = np.frombuffer(flat, np.float32).reshape(-1, size)
-        place_of = np.frombuffer(places, np.int64)
-        bad = rules.refused_values(features)
-        for i in np.flatnonzero(bad).tolist():
-            refused.append((int(place_of[i]), -1, rules.value_error(features[i]), None))
-        if bad.any():
-            refused.sort(key=lambda one: one[0])
-        offsets = np.array([message.offset for message in run], np.int64)
-        columns = EventColumns(
-            offsets[place_of],
-            np.zeros(len(place_of), np.int32),
+        columns = JsonColumns(
+            np.frombuffer(places, np.int64),
             np.frombuffer(times, np.int64),
             pa.array(entities, pa.string()),
-            features,
+            np.frombuffer(flat, np.float32).reshape(-1, size),
         )
-        return [columns.where(~bad)], refused
+        return columns, refused
 
     def _arrange(self, values: list[float | None] | dict[str, float | None]) -> list[float]:
         """Features in schema order with NaN for missing; unknown names are ignored."""
