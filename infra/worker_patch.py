@@ -57,7 +57,7 @@ def _commit(context: Any) -> None:
     _bundle.answers = []
     for state in context._all_states.values():
         state.commit()
-    for key, answer in _bundle.answers:
+    for key, answer in reversed(_bundle.answers):  # with the last one all are there
         if error := answer.get().error:
             name = key.bag_user_state.user_state_id
             raise StateWriteError(f"state {name!r}: must be written by the runner; {error}")

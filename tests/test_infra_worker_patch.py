@@ -83,16 +83,16 @@ def test_all_cells_are_written_before_any_answer_is_waited_for() -> None:
         ("append", "log", [b"one", b"two"]),
     ]
     assert [(what, name) for what, name, _ in runner.log[3:]] == [
-        ("wait", "epoch"),
-        ("wait", "epoch"),
         ("wait", "log"),
+        ("wait", "epoch"),
+        ("wait", "epoch"),
     ]
 
 
 def test_a_write_that_the_runner_refused_ends_the_bundle() -> None:
     assert worker_patch.apply()
     context = context_with_two_written_cells(Runner(error="disk full"))
-    with pytest.raises(worker_patch.StateWriteError, match="'epoch'.*written.*disk full"):
+    with pytest.raises(worker_patch.StateWriteError, match="'log'.*written.*disk full"):
         context.commit()
 
 
