@@ -22,7 +22,8 @@ USED = 0.6  # share of its cores that a job is given to use, so that it can catc
 SHARD_ENTITIES, SHARDS_PER_CORE = 50_000, 2
 INDEX_BYTES = 90  # of the dictionary from names to rows, per entity
 WORKER_BYTES = 400e6  # interpreter, Beam, blocks under way
-TABLES_IN_LOG = 0.5  # a log is replaced by a snapshot when its blocks weigh so many tables
+TABLES_IN_LOG = 1.0  # a log is replaced by a snapshot when its blocks weigh so many tables
+TABLES_IN_LOG_MAX = 1.5  # while other shards' snapshots are written it grows
 SNAPSHOT_BYTES_S = 500e6  # read, checked and unpacked
 RESTART_S = 10.0
 VCPU_HOUR, GB_HOUR = 0.04, 0.005  # round list prices of large clouds, dollars
@@ -35,8 +36,9 @@ class Measured:
     """What one core does."""
 
     cpu_s_per_million: float
-    #: Of an event on the wire.
+    #: Of an event on the wire, and in a shard's log, which holds columns whatever came.
     event_bytes: float
+    log_bytes: float
     #: Of an entity in the table.
     row_bytes: float
     #: CPU seconds of the scorer per million events.
@@ -62,8 +64,8 @@ def need(given: Measured, entities: int, rate: float) -> Need:
     """What `entities` with `rate` events/s in all need."""
     cores = rate * given.cpu_s_per_million / 1e6 / USED
     whole = math.ceil(cores)
-    memory = whole * WORKER_BYTES + entities * (given.row_bytes + INDEX_BYTES)
-    log_events = entities * TABLES_IN_LOG * given.row_bytes / given.event_bytes
+    memory = whole * WORKER_BYTES + table_bytes(given.row_bytes, entities, whole)
+    log_events = entities * TABLES_IN_LOG_MAX * given.row_bytes / given.log_bytes
     stepping_s = log_events * given.scorer_s_per_million / 1e6 / whole
     loading_s = entities * given.row_bytes / SNAPSHOT_BYTES_S / whole
     dollars_s = (cores * VCPU_HOUR + memory / 1e9 * GB_HOUR) / 3600
@@ -71,11 +73,17 @@ def need(given: Measured, entities: int, rate: float) -> Need:
         cores,
         max(SHARDS_PER_CORE * whole, math.ceil(entities / SHARD_ENTITIES)),
         memory,
-        rate * given.event_bytes * (1 + 1 / TABLES_IN_LOG),
+        rate * given.log_bytes * (1 + 1 / TABLES_IN_LOG),
         rate * given.event_bytes,
         RESTART_S + loading_s + stepping_s,
         dollars_s / rate * 1e6,
     )
+
+
+def table_bytes(row_bytes: float, entities: int, workers: int) -> float:
+    """Memory for entities: their rows, the index of names, and a shard's copy in each worker."""
+    copied = min(entities, workers * SHARD_ENTITIES)
+    return (entities + copied) * row_bytes + entities * INDEX_BYTES
 
 
 def write(results: dict[str, Any], docs: Path, out: Path, is_told: bool) -> None:
@@ -96,6 +104,7 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
         given = Measured(
             run["cpu_s_per_million"],
             results["about"]["bytes_per_event"][form.lower()],
+            results["about"]["bytes_per_event"]["arrow"],
             results["scale"]["row_bytes"],
             scorer,
         )
@@ -124,5 +133,6 @@ def _checked(results: dict[str, Any]) -> Iterator[str]:
     row, memory = scale["row_bytes"], scale["memory_bytes_per_entity"]
     yield "\n### The model against what was run\n"
     yield "| | model | run |\n| --- | ---: | ---: |"
-    yield f"| worker memory per entity, bytes | {row + INDEX_BYTES:,} | {memory:,} |"
+    modelled = table_bytes(row, 1_000_000, 1) / 1e6
+    yield f"| worker memory per entity, bytes | {modelled:,.0f} | {memory:,} |"
     yield f"| cost per event, 1,000,000 entities to 10,000 | 1.0 | {scale['cost_many_vs_few']} |"

@@ -148,11 +148,13 @@ def test_weights_of_an_artifact_are_those_of_its_network(
 
 
 def test_the_model_of_cost_grows_with_events_and_its_memory_with_entities() -> None:
-    one_core = Measured(10.0, 180.0, 1_800.0, 4.0)
+    one_core = Measured(10.0, 400.0, 180.0, 1_800.0, 4.0)
     few, many = need(one_core, 10_000, 60_000), need(one_core, 1_000_000, 60_000)
     assert few.cores == many.cores == pytest.approx(1.0)
     assert need(one_core, 10_000, 120_000).cores == pytest.approx(2.0)
-    assert many.worker_bytes - few.worker_bytes == pytest.approx(990_000 * 1_890)
+    # Each entity in the table and the index; of one shard there is a copy.
+    assert many.worker_bytes - few.worker_bytes == pytest.approx(990_000 * 1_890 + 40_000 * 1_800)
+    assert (many.state_bytes_s, many.network_bytes_s) == (60_000 * 360, 60_000 * 400)
     assert (few.shards, many.shards) == (2, 20)
-    # 5 events of each of a million entities are stepped again, 4 µs each.
-    assert many.restore_s == pytest.approx(10 + 20 + 3.6)
+    # 15 events of each of a million entities are stepped again, 4 µs each.
+    assert many.restore_s == pytest.approx(10 + 60 + 3.6)
