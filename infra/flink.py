@@ -288,7 +288,12 @@ def _cluster_classpath(jars: Jars) -> str:
 
 def _jvm(directory: Path) -> list[str]:
     settings = parts.log_settings_path(directory)
-    return [f"-Djava.io.tmpdir={directory / 'tmp'}", f"-Dlog4j.configurationFile={settings}"]
+    return [
+        f"-Djava.io.tmpdir={directory / 'tmp'}",
+        f"-Dlog4j.configurationFile={settings}",
+        # By default what a JVM says when it crashes lies in whatever folder it was started from.
+        f"-XX:ErrorFile={directory / 'logs' / 'hs_err_pid%p.log'}",
+    ]
 
 
 def _conf(directory: Path) -> str:
