@@ -1,10 +1,10 @@
 """Two small changes to Beam's Python worker, for which it has no option.
 
 **State is written at once.** At the end of a bundle Beam writes one state cell after the other,
-and waits for the runner's answer each time: fourteen times for four partitions, and as often for
-four blocks of two shards. The changed method sends all writes, and then waits for the answers; one
-stream carries them, so their order is kept. It also looks at what the answers say: a write that
-failed ends the bundle. Beam would go on, and commit outputs without their state.
+and waits for the runner's answer each time: four times for four partitions, six times for two
+shards, a millisecond or two each. The changed method sends all writes, and then waits for the
+answers; one stream carries them, so their order is kept. It also looks at what the answers say: a
+write that failed ends the bundle. Beam would go on, and commit outputs without their state.
 
 **No thread of its own for each bundle.** Beam starts one that looks every 2 to 200 ms which step
 is at work, and waits until it wakes up to see that the bundle has ended: 2 ms at the least, and a
