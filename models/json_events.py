@@ -70,9 +70,8 @@ class JsonEvents:
             return self._read_each(enumerate(run))
         if len(plain.place) == len(run):
             return plain, []
-        is_other = np.ones(len(run), bool)
-        is_other[plain.place] = False
-        others, refused = self._read_each((i, run[i]) for i in np.flatnonzero(is_other).tolist())
+        left = np.setdiff1d(np.arange(len(run)), plain.place, assume_unique=True)
+        others, refused = self._read_each((i, run[i]) for i in left.tolist())
         place = np.concatenate([plain.place, others.place])
         order = np.argsort(place)
         return JsonColumns(

@@ -28,7 +28,7 @@ TAKES_SLICES = 2.0
 #: worker reach their bound at once, the last one's has grown by half when its turn has come.
 _PACE = 2.0
 #: A log that has grown by more than half waits no longer: who it waits for is idle.
-_WAITS = 1.5
+WAITS = 1.5
 
 
 class Turns:
@@ -46,7 +46,7 @@ class Turns:
     def is_due(self, log_bytes: int, log_bytes_max: float) -> bool:
         """Whether a log of `log_bytes` is too long, and it is its shard's turn."""
         is_taken = self._last() is not None
-        return log_bytes > log_bytes_max * (_WAITS if is_taken else 1.0)
+        return log_bytes > log_bytes_max * (WAITS if is_taken else 1.0)
 
     def begin(
         self, table: EntityTable, cells: Cells, epoch: Epoch, segment_bytes_max: int

@@ -17,6 +17,7 @@ from models.errors import StateDamagedError
 from models.scorer import Scorer, ScoringPolicy
 from models.segment import SNAPSHOT, read_segment
 from models.shard import ShardPolicy, ShardScorer
+from models.table import EntityTable
 
 NAMES = [f"e{i}" for i in range(7)]
 #: A segment holds a row; the log is as long as four tables before it is replaced.
@@ -172,6 +173,11 @@ def test_a_frozen_table_stays_as_it_was(artifact):
     frozen, before = table.frozen(), table.digest_of_rows()
     process(shards, blocks[1], cells)
     assert frozen.digest_of_rows() == before != table.digest_of_rows()
+    again = EntityTable(table.layout)
+    again.fill(frozen.entity_ids, frozen.rows[: len(frozen)])
+    again.clocks = frozen.clocks
+    shards._scorer.step(again, blocks[1])
+    assert again.digest_of_rows() == table.digest_of_rows()
 
 
 def test_snapshots_are_numbered_apart(artifact):

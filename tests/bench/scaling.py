@@ -13,6 +13,8 @@ from typing import Any
 
 from bench.summary import summary
 
+from models.shard import ShardPolicy
+from models.slices import WAITS
 from pipeline.page import filled_in
 
 PAGE = "scaling.md"
@@ -22,8 +24,10 @@ USED = 0.6  # share of its cores that a job is given to use, so that it can catc
 SHARD_ENTITIES, SHARDS_PER_CORE = 50_000, 2
 INDEX_BYTES = 90  # of the dictionary from names to rows, per entity
 WORKER_BYTES = 400e6  # interpreter, Beam, blocks under way
-TABLES_IN_LOG = 1.0  # a log is replaced by a snapshot when its blocks weigh so many tables
-TABLES_IN_LOG_MAX = 1.5  # while other shards' snapshots are written it grows
+#: A log is replaced by a snapshot when its blocks weigh so many tables, or, where it has to
+#: wait for other shards' snapshots, so many.
+TABLES_IN_LOG = ShardPolicy().log_factor
+TABLES_IN_LOG_MAX = TABLES_IN_LOG * WAITS
 SNAPSHOT_BYTES_S = 500e6  # read, checked and unpacked
 RESTART_S = 10.0
 VCPU_HOUR, GB_HOUR = 0.04, 0.005  # round list prices of large clouds, dollars
