@@ -41,7 +41,7 @@ QUALITY_DATA ?= ../shared/data
 
 # Not OMP_NUM_THREADS: training takes all cores. `make quality KEEP=--keep` does not train again.
 quality: .venv/train ## Detection on the development sets; fills in docs/quality.md.
-	@env -u OMP_NUM_THREADS $(BIN)/python -m pipeline.quality --data $(QUALITY_DATA) \
+	@env -u OMP_NUM_THREADS $(BIN)/python -m streamgauge.pipeline.evaluation.quality_page --data $(QUALITY_DATA) \
 		--out build/quality --page docs/quality.md $(KEEP)
 
 check: .venv/dev ## Format, lint, types.
@@ -50,7 +50,7 @@ check: .venv/dev ## Format, lint, types.
 	$(BIN)/mypy
 
 bench-e2e: .venv/run ## Throughput and CPU of the live job on Flink; the last line is JSON.
-	@$(BIN)/python tests/bench/e2e.py
+	@PYTHONPATH=tests $(BIN)/python -m bench.e2e
 
 # The full run takes 40 minutes on two quiet cores, QUICK=1 about five; RESUME=1 goes on with an
 # interrupted one; ONLY names one peer.

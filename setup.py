@@ -5,7 +5,7 @@ that carry their own, pinned environment. Dependencies are extras; the exact
 versions with hashes are in `infra/locks/`.
 """
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 EXTRAS = {
     # Everything that scores, replays, submits and reads alerts. No torch, no Java.
@@ -49,13 +49,18 @@ setup(
     description="Streaming anomaly detection per entity: Kafka in, explained alerts out",
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
-    packages=["models", "transforms", "pipeline", "infra"],
-    include_package_data=True,
+    # `src/streamgauge` links to the four top-level folders, so that they are imported as
+    # `streamgauge.models` and so on (docs/decisions says what else was tried).
+    package_dir={"": "src"},
+    packages=find_packages("src"),
     package_data={
-        "infra": ["locks/*.txt", "*.xml", "*.yaml", "Dockerfile"],
-        "pipeline": ["bundled/*", "bundled/*/*", "*.html"],
+        "streamgauge": ["py.typed"],
+        "streamgauge.infra": ["locks/*.txt", "docker/*"],
+        "streamgauge.infra.local": ["*.xml"],
+        "streamgauge.pipeline.replay": ["bundled/*", "bundled/*/*"],
+        "streamgauge.pipeline.report": ["*.html"],
     },
     install_requires=[],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["streamgauge=pipeline.cli:main"]},
+    entry_points={"console_scripts": ["streamgauge=streamgauge.pipeline.cli.main:main"]},
 )

@@ -16,7 +16,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote
 
-from infra.errors import FlinkRestError
+from streamgauge.infra.errors import FlinkRestError
 
 _TIMEOUT_S = 10.0
 _POLL_S = 0.1

@@ -27,7 +27,7 @@ class EventError(StreamgaugeError):
     """An event cannot be processed; `reason` is a short constant for counters.
 
     Args:
-        reason: one of the constants in `models.decode`, the same for all events with this fault.
+        reason: a constant of `models.events.decoder`, the same for all events with this fault.
         detail: the field, the rule and what came instead.
     """
 

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from models.alerting import AlertPolicy
-from models.errors import ConfigError
-from models.event_rules import DecodeLimits
-from models.scorer import ScoringPolicy
-from models.shard import DAMAGE_POLICIES
+from streamgauge.models.alerts.policy import AlertPolicy
+from streamgauge.models.errors import ConfigError
+from streamgauge.models.events.validation import DecodeLimits
+from streamgauge.models.scoring.scorer import ScoringPolicy
+from streamgauge.models.scoring.shard import DAMAGE_POLICIES
 
 #: librdkafka properties that are secrets; job graphs are visible in runners' web pages.
 SECRET_PROPERTIES = ("sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem")

@@ -17,17 +17,15 @@ from typing import Any
 
 import apache_beam as beam
 
-from models.artifact import Artifact
-from models.errors import ConfigError
-from models.shard import ShardPolicy
-from models.snapshot import Origin
-from pipeline.config import Config, parse_start
-from transforms import files
-from transforms.alert import RaiseAlerts
-from transforms.files import WriteParts
-from transforms.kafka import KafkaAccess
-from transforms.read import DEAD_LETTERS, Polling, ReadTelemetry, Source
-from transforms.score import (
+from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.errors import ConfigError
+from streamgauge.models.scoring.shard import ShardPolicy
+from streamgauge.models.state.snapshot_file import Origin
+from streamgauge.pipeline.config import Config, parse_start
+from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.messages.alerts import RaiseAlerts
+from streamgauge.transforms.runner.snapshot_store import newest_snapshots
+from streamgauge.transforms.score import (
     DRIFT,
     HEALTH,
     TRANSITIONS,
@@ -36,8 +34,10 @@ from transforms.score import (
     ScoringSpec,
     StateSpec,
 )
-from transforms.state import newest_snapshots
-from transforms.write import WriteTopic
+from streamgauge.transforms.sinks import files
+from streamgauge.transforms.sinks.files import WriteParts
+from streamgauge.transforms.sinks.topic import WriteTopic
+from streamgauge.transforms.sources.live import DEAD_LETTERS, Polling, ReadTelemetry, Source
 
 
 @dataclass(frozen=True, slots=True)

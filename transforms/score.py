@@ -17,22 +17,22 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints import with_output_types
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from models import artifact as artifacts
-from models.alerting import AlertPolicy
-from models.cells import Cells
-from models.drift_windows import DriftWindows, WindowReport
-from models.epoch import TOKEN_BYTES
-from models.scored import ScoredBlock
-from models.scorer import Scorer, ScoringPolicy
-from models.shard import Outcome, ShardPolicy, ShardScorer
-from models.snapshot import Origin, decode_snapshot, encode_snapshot
-from transforms.cells import with_cells
-from transforms.dead_letters import encode_dead_letters, set_aside
-from transforms.drift import encode_drift_report
-from transforms.health import encode_health
-from transforms.keys import slot_of
-from transforms.scores import encode_scores
-from transforms.state import read_file, write_snapshot
+from streamgauge.models.alerts.policy import AlertPolicy
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.models.blocks.scored_block import ScoredBlock
+from streamgauge.models.drift.windows import DriftWindows, WindowReport
+from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.shard import Outcome, ShardPolicy, ShardScorer
+from streamgauge.models.state.cells import Cells
+from streamgauge.models.state.epoch import TOKEN_BYTES
+from streamgauge.models.state.snapshot_file import Origin, decode_snapshot, encode_snapshot
+from streamgauge.transforms.messages.dead_letters import encode_dead_letters, set_aside
+from streamgauge.transforms.messages.drift import encode_drift_report
+from streamgauge.transforms.messages.health import encode_health
+from streamgauge.transforms.messages.scores import encode_scores
+from streamgauge.transforms.runner.keys import slot_of
+from streamgauge.transforms.runner.snapshot_store import read_file, write_snapshot
+from streamgauge.transforms.runner.state_cells import with_cells
 
 # A snapshot waits this long when the shard's outputs are still on their way, seconds.
 RETRY_S = 0.5

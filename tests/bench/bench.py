@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from artifacts import make_artifact
+from confluent_kafka import KafkaException
+
 from bench import (
     cluster_jobs,
     gate,
@@ -43,13 +44,12 @@ from bench.load import FEATURES, HIDDEN, SKEWS, Load
 from bench.measure import Input, Setting
 from bench.progress import Progress
 from bench.summary import summary
-from confluent_kafka import KafkaException
+from fixtures.artifacts import make_artifact
+from fixtures.paths import ROOT
+from streamgauge.infra.errors import InfraError
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.models.errors import StreamgaugeError
 
-from infra.errors import InfraError
-from models import artifact as artifacts
-from models.errors import StreamgaugeError
-
-ROOT = Path(__file__).parents[2]
 SKEWED = ("streamgauge, Arrow", "hand loop, Arrow")
 VARIANTS = (
     "hand loop, Arrow, no snapshots",

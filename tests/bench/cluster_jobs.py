@@ -15,22 +15,24 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+
 from bench import process_tree
 from bench.catalogue import DURABLE_S, Peer
-
-from infra import cluster, parts
-from infra.flink_rest import FlinkRest
-from infra.info import ClusterInfo, ClusterSpec
-from infra.ports import Ports
-from infra.processes import marked
-from models.block import Block
-from models.scorer import Scorer
-from models.table import EntityTable
-from pipeline import graph, preflight
-from pipeline.backtest import resolve_ranges
-from pipeline.config import Config, from_dict
-from pipeline.run import beam_options, run
-from transforms.replay import read_range
+from streamgauge.infra.flink_rest import FlinkRest
+from streamgauge.infra.local import cluster
+from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.processes import parts
+from streamgauge.infra.processes.ports import Ports
+from streamgauge.infra.processes.process import marked
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.state.entity_table import EntityTable
+from streamgauge.pipeline import graph
+from streamgauge.pipeline.config import Config, from_dict
+from streamgauge.pipeline.jobs import preflight
+from streamgauge.pipeline.jobs.run import beam_options, run
+from streamgauge.pipeline.replay.backtest import resolve_ranges
+from streamgauge.transforms.sources.replay import read_range
 
 SAMPLED_ENTITIES = 20
 SHARDS = 2  # twice the parallelism, for at most some ten thousand entities each

@@ -27,21 +27,23 @@ import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra import cluster
-from infra.flink_rest import FlinkRest
-from infra.info import ClusterInfo, ClusterSpec
-from infra.ports import Ports
-from models.block import Block
-from models.scorer import Scorer
-from models.table import EntityTable
-from pipeline import graph, preflight
-from pipeline.backtest import resolve_ranges
-from pipeline.config import Config, from_dict
-from pipeline.produce import produce
-from pipeline.run import run
-from transforms.replay import read_range
+from fixtures.paths import ROOT
+from streamgauge.infra.flink_rest import FlinkRest
+from streamgauge.infra.local import cluster
+from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.processes.ports import Ports
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.state.entity_table import EntityTable
+from streamgauge.pipeline import graph
+from streamgauge.pipeline.config import Config, from_dict
+from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.jobs import preflight
+from streamgauge.pipeline.jobs.run import run
+from streamgauge.pipeline.replay.backtest import resolve_ranges
+from streamgauge.transforms.sources.replay import read_range
 
-BUNDLED = Path(__file__).parents[2] / "pipeline" / "bundled"
+BUNDLED = ROOT / "pipeline" / "replay" / "bundled"
 ENTITIES = 10_000
 PARTITIONS = 4
 WARM_UP = 0.25  # share of the events before the measured window: JIT, first snapshots

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.jars import MAVEN_GOAL
+from streamgauge.infra.local.jars import MAVEN_GOAL
 
 PEERS = Path(__file__).parent / "peers"
 INSTALL_S_MAX = 900.0

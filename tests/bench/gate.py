@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
 from bench.load import Load
 from bench.topics import Scored
-
-from models.artifact import Artifact
+from streamgauge.models.artifacts.artifact import Artifact
 
 RELATIVE_ERROR_MAX = 1e-4
 SAMPLED_ENTITIES = 50

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+
 from bench import load, topics
 from bench.catalogue import Peer
 from bench.latency import TICK_S, WARM_UP_S

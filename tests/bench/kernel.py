@@ -13,24 +13,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numba import njit
+
 from bench import gate
 from bench.load import BASE_US, FEATURES, HIDDEN, Encoder, Load
 from bench.peers.gru import Gru
-from numba import njit
-
-from models import artifact as artifacts
-from models.alerting import AlertPolicy
-from models.block import Block, decode_block, encode_block
-from models.chain import cut, new_ends
-from models.decode import Decoder
-from models.event_rules import DecodeLimits, Message
-from models.kernel import _advance, _memory_of, step_group
-from models.product import LANES, product
-from models.row import floats, heads
-from models.scorer import Scorer, ScoringPolicy
-from models.table import EntityTable
-from models.workspace import Scratch
-from transforms.scores import encode_scores
+from streamgauge.models.alerts.policy import AlertPolicy
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.models.blocks.block import Block, decode_block, encode_block
+from streamgauge.models.blocks.chain import cut, new_ends
+from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.validation import DecodeLimits, Message
+from streamgauge.models.kernel.buffers import Scratch
+from streamgauge.models.kernel.step import _advance, _memory_of, step_group
+from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.simd.matmul import LANES, product
+from streamgauge.models.state.entity_row import floats, heads
+from streamgauge.models.state.entity_table import EntityTable
+from streamgauge.transforms.messages.scores import encode_scores
 
 ENTITIES, BLOCK_EVENTS = 10_000, 4_096
 TILE = 256  # of the peers' kernel

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from bench import load, topics
 from bench.catalogue import Peer
 from bench.load import Load

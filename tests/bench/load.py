@@ -21,7 +21,13 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from pipeline.payloads import CONTENT_TYPES, Headers, arrow_stream, partition_of, shortest
+from streamgauge.pipeline.data.payloads import (
+    CONTENT_TYPES,
+    Headers,
+    arrow_stream,
+    partition_of,
+    shortest,
+)
 
 FEATURES, HIDDEN = 38, 64
 PARTITIONS = 4

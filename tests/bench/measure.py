@@ -14,15 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bench import cluster_jobs, gate, topics
 from bench.catalogue import Peer
 from bench.cluster_jobs import Place
 from bench.load import Load
 from bench.process_tree import Watch
-
-from infra.errors import PartError
-from infra.processes import ProcessRecord, log_tail, marked, spawn, stop, wait_until
-from pipeline.config import Config
+from streamgauge.infra.errors import PartError
+from streamgauge.infra.processes.process import (
+    ProcessRecord,
+    log_tail,
+    marked,
+    spawn,
+    stop,
+    wait_until,
+)
+from streamgauge.pipeline.config import Config
 
 WARM_UP = 0.25  # share of the scores before the measured window: JIT, imports, first state
 ENVIRONMENT_MARK = "STREAMGAUGE_BENCH"

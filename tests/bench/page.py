@@ -13,13 +13,11 @@ from bench import targets
 from bench.catalogue import DURABLE_S, PEERS_OF_BENCH
 from bench.recovery import RATE
 from bench.summary import summary
+from fixtures.paths import DOCS, ROOT
+from streamgauge.infra.local.workers import WORKER_NAME
+from streamgauge.pipeline.console.markdown import filled_in
 
-from infra.workers import WORKER_NAME
-from pipeline.page import filled_in
-
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "bench" / "results.json"
-DOCS = ROOT / "docs"
 PAGE, PLOT = "benchmarks.md", "benchmarks.svg"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NONE = "–"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.environments import PEERS, prepare
 
-from pipeline.datasets import Dataset, load
-from pipeline.metrics import mean, ranking
+from bench.environments import PEERS, prepare
+from streamgauge.pipeline.data.datasets import Dataset, load
+from streamgauge.pipeline.evaluation.metrics import mean, ranking
 
 SECONDS_MAX = 900.0
 

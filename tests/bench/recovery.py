@@ -13,13 +13,13 @@ import time
 from typing import Any
 
 import numpy as np
+
 from bench import cluster_jobs, gate, load, topics
 from bench.catalogue import BY_NAME, Peer
 from bench.load import Load
 from bench.measure import Running, Setting, running
 from bench.topics import Scored
-
-from infra.processes import wait_until
+from streamgauge.infra.processes.process import wait_until
 
 RATE = 2_000.0  # events/s, which all of them can do
 BEFORE_S, AFTER_S = 14.0, 22.0  # the kill comes after a checkpoint or commit, and amid work

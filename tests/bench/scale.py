@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from artifacts import make_artifact
+
 from bench import cluster_jobs, gate, load, process_tree, topics
 from bench.catalogue import BY_NAME
 from bench.load import FEATURES, HIDDEN, Load
 from bench.measure import Running, Setting, figures, running
 from bench.process_tree import Watch
-
-from infra import cluster
-from infra.flink_rest import FlinkRest
-from infra.processes import wait_until
-from models import artifact as artifacts
-from models.scorer import Scorer, ScoringPolicy
-from pipeline.config import Alerts
+from fixtures.artifacts import make_artifact
+from streamgauge.infra.flink_rest import FlinkRest
+from streamgauge.infra.local import cluster
+from streamgauge.infra.processes.process import wait_until
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.pipeline.config import Alerts
 
 ARROW = BY_NAME["streamgauge, Arrow"]
 ENTITIES = (10_000, 100_000, 1_000_000)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.summary import summary
-
-from models.shard import ShardPolicy
-from models.slices import WAITS
-from pipeline.page import filled_in
+from streamgauge.models.scoring.shard import ShardPolicy
+from streamgauge.models.state.incremental_snapshot import WAITS
+from streamgauge.pipeline.console.markdown import filled_in
 
 PAGE = "scaling.md"
 BEGIN, END = "<!-- modelled: begin -->", "<!-- modelled: end -->"

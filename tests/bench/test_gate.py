@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from artifacts import make_forecaster
+
 from bench import gate, load
 from bench.gate import WrongScoresError
 from bench.load import BASE_US, FEATURES, HIDDEN, SKEWS, Encoder, Load
@@ -14,11 +14,11 @@ from bench.peers.gru import Gru
 from bench.scaling import Measured, need
 from bench.summary import ratios, summary
 from bench.topics import Scored
-
-from models.artifact import Artifact
-from models.decode import Decoder
-from models.event_rules import Message
-from models.schema import Feature, Schema
+from fixtures.artifacts import make_forecaster
+from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.schema import Feature, Schema
+from streamgauge.models.events.validation import Message
 
 LOAD = Load(entities=40, events=2_000)
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -134,9 +134,8 @@ def test_disturbed_runs_are_left_out_where_quiet_ones_exist() -> None:
 def test_weights_of_an_artifact_are_those_of_its_network(
     tmp_path: Path, weights: dict[str, np.ndarray]
 ) -> None:
-    from artifacts import make_artifact
-
-    from models import artifact as artifacts
+    from fixtures.artifacts import make_artifact
+    from streamgauge.models.artifacts import artifact as artifacts
 
     made: Artifact = artifacts.load(make_artifact(tmp_path / "a", FEATURES, HIDDEN))
     saved = gate.save_weights(made, tmp_path / "w.npz")

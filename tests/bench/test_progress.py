@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bench import load, recovery, targets
 from bench.load import Load
 from bench.progress import Progress

@@ -19,17 +19,25 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pyarrow as pa
-from artifacts import make_forecaster
-from blocks import START_US, STEP_US
 
-from models import drift
-from models.block import ERASURE, JUMPED, NOTHING_BEFORE, Block, decode_block, encode_block
-from models.clock import PartitionClock
-from models.drift_windows import DriftWindows
-from models.epoch import Epoch, Reach, ShardCounts, decode_epoch, encode_epoch
-from models.position import Position, decode_position, encode_position
-from models.scored import ScoredBlock
-from models.segment import (
+from fixtures.artifacts import make_forecaster
+from fixtures.blocks import START_US, STEP_US
+from streamgauge.models.blocks.block import (
+    ERASURE,
+    JUMPED,
+    NOTHING_BEFORE,
+    Block,
+    decode_block,
+    encode_block,
+)
+from streamgauge.models.blocks.event_clock import PartitionClock
+from streamgauge.models.blocks.position import Position, decode_position, encode_position
+from streamgauge.models.blocks.scored_block import ScoredBlock
+from streamgauge.models.drift import reference
+from streamgauge.models.drift.windows import DriftWindows
+from streamgauge.models.state.entity_table import EntityTable, Layout
+from streamgauge.models.state.epoch import Epoch, Reach, ShardCounts, decode_epoch, encode_epoch
+from streamgauge.models.state.segment import (
     BLOCK,
     SNAPSHOT,
     SnapshotReader,
@@ -38,8 +46,13 @@ from models.segment import (
     read_segment,
     snapshot_segments,
 )
-from models.snapshot import Origin, ShardSnapshot, decode_header, decode_snapshot, encode_snapshot
-from models.table import EntityTable, Layout
+from streamgauge.models.state.snapshot_file import (
+    Origin,
+    ShardSnapshot,
+    decode_header,
+    decode_snapshot,
+    encode_snapshot,
+)
 
 HERE = Path(__file__).parent
 DIGESTS = "digests.json"
@@ -140,7 +153,7 @@ def _block(rng: np.random.Generator) -> Block:
 
 def _windows() -> DriftWindows:
     values = np.arange(2_000, dtype=np.float32).reshape(-1, FEATURES)
-    return DriftWindows(drift.fit(values, values[:, 0], values[:, 0]), 120, shard=1)
+    return DriftWindows(reference.fit(values, values[:, 0], values[:, 0]), 120, shard=1)
 
 
 def _scored(block: Block) -> ScoredBlock:

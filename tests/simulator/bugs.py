@@ -7,19 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import simulator.readers as readers_module
-from simulator.planting import bug
 
-from models import shard as shard_module
-from models.block import NOTHING_BEFORE, Block
-from models.cells import Cells
-from models.chain import Link, cut, link_of, new_ends
-from models.clock import PartitionClock
-from models.drift_windows import DriftWindows
-from models.position import Position, encode_position
-from models.scorer import Scorer
-from models.shard import ShardScorer
-from models.table import EntityTable
+import simulator.readers as readers_module
+from simulator.mutation import bug
+from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
+from streamgauge.models.blocks.chain import Link, cut, link_of, new_ends
+from streamgauge.models.blocks.event_clock import PartitionClock
+from streamgauge.models.blocks.position import Position, encode_position
+from streamgauge.models.drift.windows import DriftWindows
+from streamgauge.models.scoring import shard as shard_module
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
+from streamgauge.models.state.cells import Cells
+from streamgauge.models.state.entity_table import EntityTable
 
 
 def _links_instead(taken_for: Link) -> Callable[[Block, int], Link]:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from simulator.planting import bug
 
-from models import judge
-from models.alerting import UPDATED
-from models.forecaster import Forecaster
-from models.judge import Rules
-from models.scorer import Scorer
-from models.shard import ShardScorer
-from models.table import EntityTable
+from simulator.mutation import bug
+from streamgauge.models.alerts import decision
+from streamgauge.models.alerts.decision import Rules
+from streamgauge.models.alerts.policy import UPDATED
+from streamgauge.models.forecast.forecaster import Forecaster
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
+from streamgauge.models.state.entity_table import EntityTable
 
 
 def _rebuilt_without(forget: Callable[[ShardScorer, EntityTable], None]) -> tuple[Any, str, Any]:
@@ -33,7 +33,7 @@ def _starts_again(field: str) -> tuple[Any, str, Any]:
 
     def forget(shard: ShardScorer, table: EntityTable) -> None:
         fresh = table.rows.copy()
-        judge.fill_new(fresh, shard._scorer._alerts, shard._scorer._rules)
+        decision.fill_new(fresh, shard._scorer._alerts, shard._scorer._rules)
         table.rows[field] = fresh[field]
 
     return _rebuilt_without(forget)

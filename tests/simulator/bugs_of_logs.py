@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from simulator.cells import FusedBag
-from simulator.planting import bug
-
-from models import shard_log
-from models import slices as slices_module
-from models.block import Block
-from models.cells import Cells
-from models.epoch import Epoch
-from models.segment import snapshot_segments
-from models.shard_log import append_block, begin_cell, read_log
-from models.slices import Slices, Turns
-from models.table import EntityTable, Layout
+from simulator.mutation import bug
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.state import incremental_snapshot as slices_module
+from streamgauge.models.state import log
+from streamgauge.models.state.cells import Cells
+from streamgauge.models.state.entity_table import EntityTable, Layout
+from streamgauge.models.state.epoch import Epoch
+from streamgauge.models.state.incremental_snapshot import Slices, Turns
+from streamgauge.models.state.log import append_block, begin_cell, read_log
+from streamgauge.models.state.segment import snapshot_segments
 
 
 @bug
@@ -36,7 +35,7 @@ def segment_lost_unnoticed() -> tuple[Any, str, Any]:
         blocks = list(read_log(*given))
         yield from blocks[:-1]
 
-    return shard_log, "read_log", careless
+    return log, "read_log", careless
 
 
 @bug
@@ -44,7 +43,7 @@ def segments_read_in_the_order_of_the_bag() -> tuple[Any, str, Any]:
     def careless(*given: Any) -> Iterator[Block | None]:
         yield from list(read_log(*given))[::-1]
 
-    return shard_log, "read_log", careless
+    return log, "read_log", careless
 
 
 @bug
@@ -57,7 +56,7 @@ def cells_of_the_log_filled_in_turn() -> tuple[Any, str, Any]:
         append_block(cells, epoch, layout, data, cell_bytes_max)
         epoch.log_cell = max(epoch.first_cell, epoch.log_cell - epoch.next_segment % 2)
 
-    return shard_log, "append_block", careless
+    return log, "append_block", careless
 
 
 @bug
@@ -66,7 +65,7 @@ def part_of_a_snapshot_lost_unnoticed() -> tuple[Any, str, Any]:
         segments = list(snapshot_segments(table, sequence, bytes_max))
         yield from segments[: max(1, len(segments) - 1)]
 
-    return shard_log, "snapshot_segments", careless
+    return log, "snapshot_segments", careless
 
 
 @bug
@@ -77,7 +76,7 @@ def snapshot_without_last_entity() -> tuple[Any, str, Any]:
         chosen = short if len(table) > 1 else table
         yield from snapshot_segments(chosen, sequence, bytes_max)
 
-    return shard_log, "snapshot_segments", careless
+    return log, "snapshot_segments", careless
 
 
 @bug
@@ -88,7 +87,7 @@ def clocks_not_in_the_snapshot() -> tuple[Any, str, Any]:
         table.clocks = clocks
         yield from segments
 
-    return shard_log, "snapshot_segments", careless
+    return log, "snapshot_segments", careless
 
 
 @bug
@@ -173,7 +172,7 @@ def generations_share_their_cells() -> tuple[Any, str, Any]:
 
 @bug
 def who_left_where_a_snapshot_was_taken_comes_back() -> tuple[Any, str, Any]:
-    return shard_log, "append_eviction", lambda cells, epoch, layout: None
+    return log, "append_eviction", lambda cells, epoch, layout: None
 
 
 @bug

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
 import simulator.readers as readers_module
 import simulator.world as world_module
-from simulator.planting import bug
-
-from models.block import Block
-from models.chain import cut
-from models.shard import ShardScorer
-from models.snapshot import ShardSnapshot, SnapshotHeader, start_offsets
+from simulator.mutation import bug
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.blocks.chain import cut
+from streamgauge.models.scoring.shard import ShardScorer
+from streamgauge.models.state.snapshot_file import ShardSnapshot, SnapshotHeader, start_offsets
 
 
 @bug

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from blocks import Bag, Value
-
-from models.cells import Cells
+from fixtures.blocks import Bag, Value
+from streamgauge.models.state.cells import Cells
 
 
 class WorkerLost(Exception):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from simulator.book import SCORED, Book, Violation
-from simulator.story import BITS, Reference
-from simulator.topic import Topic
 
-from models.drift import BINS
-from models.drift_windows import LOSS_MAX, LOSS_SCALE
+from simulator.expected_state import SCORED, Book, Violation
+from simulator.reference import BITS, Reference
+from simulator.topic import Topic
+from streamgauge.models.drift.reference import BINS
+from streamgauge.models.drift.windows import LOSS_MAX, LOSS_SCALE
 
 
 def check_drift(book: Book, shards: int, topic: Topic, reference: Reference, window_s: int) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from simulator.book import (
+
+from simulator.drift_sums import check_drift
+from simulator.expected_state import (
     DEAD,
     FINAL,
     GIVEN_UP,
@@ -25,19 +27,17 @@ from simulator.book import (
     Stand,
     Violation,
 )
-from simulator.drift_sums import check_drift
 from simulator.plan import Plan
-from simulator.story import POLICIES, Node, Reference, bits_of, blank_circumstances, renamed
+from simulator.reference import POLICIES, Node, Reference, bits_of, blank_circumstances, renamed
 from simulator.topic import Topic
-
-from models.block import JUMPED, NOTHING_BEFORE, Block
-from models.cells import Cells
-from models.chain import shard_of
-from models.drift_windows import WINDOWS_MAX, WindowReport
-from models.scored import ScoredBlock, Transition
-from models.scorer import LATE, TOO_MANY_ENTITIES
-from models.shard import Outcome, ShardPolicy
-from models.table import EntityTable
+from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, Block
+from streamgauge.models.blocks.chain import shard_of
+from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.drift.windows import WINDOWS_MAX, WindowReport
+from streamgauge.models.scoring.scorer import LATE, TOO_MANY_ENTITIES
+from streamgauge.models.scoring.shard import Outcome, ShardPolicy
+from streamgauge.models.state.cells import Cells
+from streamgauge.models.state.entity_table import EntityTable
 
 
 class Ledger:

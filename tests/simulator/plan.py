@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from simulator.story import FLOOD, FLOOD_EVENTS, POLICIES, REGULARS, TTL_S
-
-from models.chain import SILENT_OFFSETS_MAX
+from simulator.reference import FLOOD, FLOOD_EVENTS, POLICIES, REGULARS, TTL_S
+from streamgauge.models.blocks.chain import SILENT_OFFSETS_MAX
 
 RUNNERS_HELD_MAX = 64  # held_blocks_max of a real job; no run without losses reaches it
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from simulator.book import DEAD, OPEN, RETAINED_NOT, Outputs
+from simulator.expected_state import DEAD, OPEN, RETAINED_NOT, Outputs
 from simulator.ledger import Ledger
 from simulator.plan import Plan
 from simulator.topic import Topic
-
-from models.block import encode_block
-from models.chain import cut, new_ends
-from models.position import Position, decode_position, encode_position
+from streamgauge.models.blocks.block import encode_block
+from streamgauge.models.blocks.chain import cut, new_ends
+from streamgauge.models.blocks.position import Position, decode_position, encode_position
 
 
 class Readers:

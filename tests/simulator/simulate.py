@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterable
 from random import Random
 
-from simulator.book import Violation
+from simulator.expected_state import Violation
 from simulator.plan import Plan, draw
-from simulator.story import Reference
+from simulator.reference import Reference
 from simulator.world import PARALLELISM, World
-
-from models.errors import StreamgaugeError
+from streamgauge.models.errors import StreamgaugeError
 
 ACTIONS_MAX = 3_000  # a run takes some 60; past this it does not end, which is a bug as well
 PROGRESS_SEEDS = 500

@@ -8,10 +8,10 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
-from simulator.plan import Plan
-from simulator.story import Script
 
-from models.block import NOTHING_BEFORE, Block
+from simulator.plan import Plan
+from simulator.reference import Script
+from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
 
 
 @dataclass(slots=True, eq=False)

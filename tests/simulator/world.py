@@ -17,22 +17,21 @@ from collections.abc import Collection
 from dataclasses import replace
 from random import Random
 
-from simulator.book import GIVEN_UP, OPEN, Outputs
 from simulator.cells import NEVER_WRITTEN, Fuse, WorkerLost, keep, put_back
-from simulator.kept import Checkpoint, Delivery, KeptSnapshot
+from simulator.checkpoint import Checkpoint, Delivery, KeptSnapshot
+from simulator.expected_state import GIVEN_UP, OPEN, Outputs
 from simulator.ledger import Ledger
 from simulator.plan import Plan
 from simulator.readers import Readers
-from simulator.story import POLICIES, Reference
+from simulator.reference import POLICIES, Reference
 from simulator.topic import Topic
-
-from models.block import decode_block
-from models.drift_windows import DriftWindows
-from models.epoch import TOKEN_BYTES, decode_epoch
-from models.errors import StateFormatError
-from models.scorer import Scorer
-from models.shard import ShardPolicy, ShardScorer
-from models.snapshot import (
+from streamgauge.models.blocks.block import decode_block
+from streamgauge.models.drift.windows import DriftWindows
+from streamgauge.models.errors import StateFormatError
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.state.epoch import TOKEN_BYTES, decode_epoch
+from streamgauge.models.state.snapshot_file import (
     Origin,
     decode_header,
     decode_snapshot,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from artifacts import make_artifact
 
-from infra import cluster as local
-from infra.info import ClusterInfo, ClusterSpec
-from infra.ports import Ports
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import live
-import outcome
-from results import Row, Table
+from fixtures.artifacts import make_artifact
+from fixtures.paths import ROOT
+from streamgauge.infra.local import cluster as local
+from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.processes.ports import Ports
+from system.harness import live, outcome
+from system.harness.results import Row, Table
 
 TABLE = pytest.StashKey[Table]()
 
@@ -26,9 +22,9 @@ TABLE = pytest.StashKey[Table]()
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterInfo]:
     """A real broker and a real Flink with one TaskManager of four slots."""
     directory = tmp_path_factory.mktemp("cluster")
-    here = Path(__file__).parent
+    tests = ROOT / "tests"
     ports = Ports.free("proxied", "proxy")
-    paths = (here, here / "worker_faults")
+    paths = (tests, tests / "system" / "harness" / "worker_faults")
     spec = ClusterSpec(directory, slots=4, ports=ports, worker_paths=paths)
     info = local.up(spec)
     yield info

@@ -9,30 +9,30 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import live
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from artifacts import make_artifact
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from outcome import PARTITIONS, ScoredFleet, events_of
 from typer.testing import CliRunner
 
-from infra.info import ClusterInfo
-from models import artifact as artifacts
-from models.block import Block
-from models.errors import ConfigError
-from models.scorer import Scorer
-from models.table import EntityTable
-from pipeline.audit import audit
-from pipeline.audit_report import OLDER
-from pipeline.cli import app
-from pipeline.config import Config
-from transforms.outgoing import Outgoing, decode_outgoing
-from transforms.scores import SCHEMA, encode_scores
+from fixtures.artifacts import make_artifact
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.errors import ConfigError
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.state.entity_table import EntityTable
+from streamgauge.pipeline.audit.audit import audit
+from streamgauge.pipeline.audit.report import OLDER
+from streamgauge.pipeline.cli.main import app
+from streamgauge.pipeline.config import Config
+from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
+from streamgauge.transforms.messages.scores import SCHEMA, encode_scores
+from system.harness import live
+from system.harness.outcome import PARTITIONS, ScoredFleet, events_of
 
 pytestmark = pytest.mark.system
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import live
-import outcome
 import pytest
 from kafka import KafkaConsumer, TopicPartition
-from outcome import ScoredFleet
 
-from infra.info import ClusterInfo
-from pipeline.backtest import RUNNERS, backtest
-from pipeline.config import Config
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.replay.backtest import RUNNERS, backtest
+from system.harness import live, outcome
+from system.harness.outcome import ScoredFleet
 
 pytestmark = pytest.mark.system
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import bounds
-import live
 import pytest
-from aloud import Say, sayer
-from bounds import Flood, Honest, Probe, Watch
 
-from infra.info import ClusterInfo
-from models.scorer import TOO_MANY_ENTITIES
-from pipeline.config import Config
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.models.scoring.scorer import TOO_MANY_ENTITIES
+from streamgauge.pipeline.config import Config
+from system.harness import bounds, live
+from system.harness.aloud import Say, sayer
+from system.harness.bounds import Flood, Honest, Probe, Watch
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(1_200)]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from infra import cluster
-from infra.errors import PartError
-from infra.flink_rest import FlinkRest
-from infra.info import ClusterInfo, ClusterSpec
-from infra.parts import MARK
-from infra.ports import Ports
-from infra.processes import marked, wait_until
+from streamgauge.infra.errors import PartError
+from streamgauge.infra.flink_rest import FlinkRest
+from streamgauge.infra.local import cluster
+from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.processes.parts import MARK
+from streamgauge.infra.processes.ports import Ports
+from streamgauge.infra.processes.process import marked, wait_until
 
 pytestmark = pytest.mark.system
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from artifacts import make_artifact
 from confluent_kafka import Producer
 from kafka import KafkaConsumer
 
-from infra.info import ClusterInfo
-from models.decode import Decoder, Message
-from models.errors import ConfigError
-from models.schema import Feature, Schema
-from models.series import Series
-from pipeline.alerts_tail import tail
-from pipeline.datasets import START_US, Dataset
-from pipeline.doctor import OK, WRONG, examine
-from pipeline.payloads import Format, partition_of
-from pipeline.produce import produce
+from fixtures.artifacts import make_artifact
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.models.errors import ConfigError
+from streamgauge.models.events.decoder import Decoder, Message
+from streamgauge.models.events.schema import Feature, Schema
+from streamgauge.models.events.series import Series
+from streamgauge.pipeline.alerts.tail import tail
+from streamgauge.pipeline.data.datasets import START_US, Dataset
+from streamgauge.pipeline.data.payloads import Format, partition_of
+from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.jobs.doctor import OK, WRONG, examine
 
 pytestmark = pytest.mark.system
 

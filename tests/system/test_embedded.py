@@ -8,15 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fleet
-import live
 import pytest
 import yaml
 
-from infra.info import ClusterInfo
-from infra.parts import MARK
-from infra.processes import marked
-from pipeline import config as configs
+from fixtures.paths import SOURCE
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.infra.processes.parts import MARK
+from streamgauge.infra.processes.process import marked
+from streamgauge.pipeline import config as configs
+from system.harness import fleet, live
 
 pytestmark = pytest.mark.system
 
@@ -41,9 +41,17 @@ def test_embedded_run_scores_and_leaves_no_process_behind(
     log = tmp_path / "stderr.txt"
     with log.open("w") as stderr:
         running = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "run", "--embedded", "--config", str(path)],
+            [
+                sys.executable,
+                "-m",
+                "streamgauge.pipeline.cli.main",
+                "run",
+                "--embedded",
+                "--config",
+                str(path),
+            ],
             cwd=tmp_path,  # its scratch folder is made below the current one
-            env={**os.environ, "PYTHONPATH": str(live.ROOT)},
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
             stderr=stderr,
         )
     try:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fleet
-import live
 import pytest
 import yaml
-from artifacts import make_artifact
 
-from infra.info import ClusterInfo
+from fixtures.artifacts import make_artifact
+from fixtures.paths import ROOT
+from streamgauge.infra.local.info import ClusterInfo
+from system.harness import fleet, live
 
 pytestmark = pytest.mark.system
 
@@ -35,8 +35,8 @@ class Setup:
         path = self.folder / "job.yaml"
         path.write_text(yaml.safe_dump(self.settings))
         return subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", "run", "--config", str(path)],
-            cwd=live.ROOT,
+            [sys.executable, "-m", "streamgauge.pipeline.cli.main", "run", "--config", str(path)],
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=120,

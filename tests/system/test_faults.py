@@ -10,15 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 
-import fleet
-import live
-import outcome
 import pytest
-from results import Row, Table
-from trial import reckon, settle
 
-from infra import cluster as local
-from infra.info import ClusterInfo
+from streamgauge.infra.local import cluster as local
+from streamgauge.infra.local.info import ClusterInfo
+from system.harness import fleet, live, outcome
+from system.harness.results import Row, Table
+from system.harness.trial import reckon, settle
 
 pytestmark = [pytest.mark.system, pytest.mark.fault]
 

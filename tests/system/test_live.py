@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-import outcome
 import pytest
-from outcome import ScoredFleet
+
+from system.harness import outcome
+from system.harness.outcome import ScoredFleet
 
 pytestmark = pytest.mark.system
 

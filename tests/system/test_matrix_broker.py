@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import live
 import pytest
-from proxy import Mode, Proxy
-from results import Table
-from trial import Trial
 
-from infra import cluster as local
-from infra.info import ClusterInfo
+from streamgauge.infra.local import cluster as local
+from streamgauge.infra.local.info import ClusterInfo
+from system.harness import live
+from system.harness.proxy import Mode, Proxy
+from system.harness.results import Table
+from system.harness.trial import Trial
 
 pytestmark = [pytest.mark.system, pytest.mark.fault, pytest.mark.timeout(600)]
 

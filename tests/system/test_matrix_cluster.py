@@ -6,15 +6,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import live
 import pytest
-from results import Table
-from trial import Trial
 
-from infra import cluster as local
-from infra.info import ClusterInfo, ClusterSpec
-from infra.ports import Ports
-from infra.processes import ProcessRecord
+from streamgauge.infra.local import cluster as local
+from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.processes.ports import Ports
+from streamgauge.infra.processes.process import ProcessRecord
+from system.harness import live
+from system.harness.results import Table
+from system.harness.trial import Trial
 
 pytestmark = [
     pytest.mark.system,

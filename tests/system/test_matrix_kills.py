@@ -8,16 +8,16 @@ import resource
 import signal
 from pathlib import Path
 
-import live
 import numpy as np
 import pytest
-from results import Table
-from trial import Trial
-from worker_faults.sitecustomize import TRIGGER
 
-from infra import cluster as local
-from infra.info import ClusterInfo
-from infra.processes import ProcessRecord
+from streamgauge.infra.local import cluster as local
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.infra.processes.process import ProcessRecord
+from system.harness import live
+from system.harness.results import Table
+from system.harness.trial import Trial
+from system.harness.worker_faults.sitecustomize import TRIGGER
 
 pytestmark = [pytest.mark.system, pytest.mark.fault, pytest.mark.timeout(900)]
 

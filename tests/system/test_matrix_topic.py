@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import live
-import outcome
 import pytest
 from kafka import TopicPartition
-from results import Table
-from trial import Trial, reckon, settle
 
-from infra.info import ClusterInfo
-from pipeline.config import Config
-from pipeline.run import stop
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.jobs.run import stop
+from system.harness import live, outcome
+from system.harness.results import Table
+from system.harness.trial import Trial, reckon, settle
 
 pytestmark = [
     pytest.mark.system,

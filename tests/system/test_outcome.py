@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import outcome
 import pyarrow as pa
 import pytest
+
+from system.harness import outcome
 
 
 def scores(offsets: list[int], values: list[float]) -> pa.Table:

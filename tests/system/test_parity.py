@@ -11,21 +11,20 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import fleet
-import live
 import numpy as np
-import outcome
 import pyarrow as pa
 import pytest
-from aloud import sayer
 
-from infra.info import ClusterInfo
-from pipeline import graph, preflight
-from pipeline.backtest import resolve_ranges
-from pipeline.config import Config
-from pipeline.produce import produce
-from pipeline.replay import Replay, run_in_process
-from transforms.replay import ReplayTopic
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.pipeline import graph
+from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.jobs import preflight
+from streamgauge.pipeline.replay.backtest import resolve_ranges
+from streamgauge.pipeline.replay.runner import Replay, run_in_process
+from streamgauge.transforms.sources.replay import ReplayTopic
+from system.harness import fleet, live, outcome
+from system.harness.aloud import sayer
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(900)]
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from proxy import DELAY_S, THROTTLE_BYTES_PER_S, Proxy
+
+from system.harness.proxy import DELAY_S, THROTTLE_BYTES_PER_S, Proxy
 
 WAIT_S = 5.0
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import outcome
 import pyarrow as pa
 import pytest
-from results import Row, Table
-from trial import reckon, settle
 
-from models.decode import DeadLetter
+from streamgauge.models.events.decoder import DeadLetter
+from system.harness import outcome
+from system.harness.results import Row, Table
+from system.harness.trial import reckon, settle
 
 
 def scores(offsets: list[int], values: list[float]) -> pa.Table:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import fleet
-import live
-import outcome
 import pyarrow as pa
 import pytest
 
-from infra.info import ClusterInfo
-from models import artifact as artifacts
-from models.chain import shard_of
-from models.errors import ConfigError
-from pipeline import graph, stored
-from pipeline.backtest import backtest
-from pipeline.config import Config
-from transforms.state import newest_snapshots
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.models.blocks.chain import shard_of
+from streamgauge.models.errors import ConfigError
+from streamgauge.pipeline import graph
+from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.jobs import exported_state
+from streamgauge.pipeline.replay.backtest import backtest
+from streamgauge.transforms.runner.snapshot_store import newest_snapshots
+from system.harness import fleet, live, outcome
 
 pytestmark = pytest.mark.system
 
@@ -44,7 +43,7 @@ def await_scored(config: Config, events: int, jobs: live.Jobs) -> None:
     def is_kept() -> bool:
         if not newest_snapshots(folder):
             return False
-        headers = stored.headers_of(config, artifact, folder)
+        headers = exported_state.headers_of(config, artifact, folder)
         return sum(header.counts["scored"] for header in headers) == events
 
     live.wait_for(is_kept, f"snapshots of {events:,} events", jobs)
@@ -62,7 +61,7 @@ def test_half_a_run_on_flink_and_half_in_process_is_an_unbroken_run(
     jobs.cancel_all()
     first_half = outcome.read_scores(cluster, config)
     loaded = artifacts.load(artifact)
-    manifest = stored.export(config, loaded, tmp_path / "exported")
+    manifest = exported_state.export(config, loaded, tmp_path / "exported")
     assert manifest.entities == fleet.MACHINES * fleet.REPLICAS
     more = fleet.produce_fleet(cluster, topic, SECOND)
 
@@ -107,20 +106,20 @@ def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
     loaded = artifacts.load(artifact)
     entity = fleet.server_machines().series[0].entity_id + ".000"
     folder = graph.state_folder(config)
-    found = stored.find(config, loaded, folder, entity)
+    found = exported_state.find(config, loaded, folder, entity)
     assert found.row["seen"] > 0
     assert found.snapshot.shard == shard_of(entity, SHARDS)
 
-    partition, _ = stored.erase_live(config, loaded, entity, None)
+    partition, _ = exported_state.erase_live(config, loaded, entity, None)
     assert partition == found.row["partition"]
 
     def is_forgotten() -> bool:
-        headers = stored.headers_of(config, loaded, folder)
+        headers = exported_state.headers_of(config, loaded, folder)
         return [h.counts["erased"] for h in headers if h.shard == found.snapshot.shard] == [1]
 
     live.wait_for(is_forgotten, "a snapshot after the erasure", jobs)
     with pytest.raises(ConfigError, match="must be remembered"):
-        stored.find(config, loaded, folder, entity)
+        exported_state.find(config, loaded, folder, entity)
 
     reports = [json.loads(m.value) for m in live.read_all(cluster, config.health.topic)]
     newest = {report["shard"]: report["counts"] for report in reports}

@@ -7,22 +7,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import live
 import numpy as np
-import outcome
 import pytest
-from artifacts import make_artifact
-from results import Row, Table
-from trial import reckon, settle
 
-from infra.info import ClusterInfo
-from models.schema import Feature, Schema
-from models.series import Series
-from pipeline.config import Config
-from pipeline.datasets import START_US, Dataset
-from pipeline.payloads import Message, messages
-from pipeline.produce import send
-from pipeline.run import stop
+from fixtures.artifacts import make_artifact
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.models.events.schema import Feature, Schema
+from streamgauge.models.events.series import Series
+from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.data.datasets import START_US, Dataset
+from streamgauge.pipeline.data.payloads import Message, messages
+from streamgauge.pipeline.data.produce import send
+from streamgauge.pipeline.jobs.run import stop
+from system.harness import live, outcome
+from system.harness.results import Row, Table
+from system.harness.trial import reckon, settle
 
 pytestmark = [pytest.mark.system, pytest.mark.fault]
 

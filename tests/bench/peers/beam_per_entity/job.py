@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
-from bench.peers.gru import Gru
 
-from models.block import decode_block
-from transforms.kafka import KafkaAccess
-from transforms.outgoing import Outgoing, encode_outgoing
-from transforms.read import ReadTelemetry
-from transforms.write import WriteTopic
+from bench.peers.gru import Gru
+from streamgauge.models.blocks.block import decode_block
+from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
+from streamgauge.transforms.sinks.topic import WriteTopic
+from streamgauge.transforms.sources.live import ReadTelemetry
 
 
 class Score(beam.DoFn):

@@ -12,11 +12,11 @@ from apache_beam.ml.anomaly.base import AnomalyResult
 from apache_beam.ml.anomaly.detectors.zscore import ZScore
 from apache_beam.ml.anomaly.transforms import AnomalyDetection
 
-from models.block import decode_block
-from transforms.kafka import KafkaAccess
-from transforms.outgoing import Outgoing, encode_outgoing
-from transforms.read import ReadTelemetry
-from transforms.write import WriteTopic
+from streamgauge.models.blocks.block import decode_block
+from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
+from streamgauge.transforms.sinks.topic import WriteTopic
+from streamgauge.transforms.sources.live import ReadTelemetry
 
 
 def events(element: tuple[bytes, bytes]) -> Iterator[tuple[str, beam.Row]]:

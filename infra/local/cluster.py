@@ -1,0 +1,171 @@
+"""The local cluster as a whole: `up`, `status`, `down`, and faults for tests.
+
+A cluster is a folder. `cluster.json` in it says what was asked for, `run/` holds one record
+per process, `logs/` one log per part, and the data of broker and checkpoints lie beside them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from streamgauge.infra.errors import PartError
+from streamgauge.infra.local import flink, jars, kafka, workers
+from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.processes import lifecycle
+from streamgauge.infra.processes.lifecycle import PartStatus, Say
+from streamgauge.infra.processes.parts import Part, log_path
+from streamgauge.infra.processes.process import log_tail, wait_until
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+def up(spec: ClusterSpec, say: Say = silent) -> ClusterInfo:
+    """Start what does not run yet, wait until all is healthy, and say where it is.
+
+    Raises:
+        InfraError: Java or Maven missing, a taken port, a part that does not come up. Parts
+            that this call started are stopped again.
+    """
+    found = jars.resolve(say, spec.jar_cache)
+    directory = spec.directory.resolve()
+    info = ClusterInfo(
+        directory, spec.task_managers, spec.slots, spec.ports, found, spec.worker_paths
+    )
+    with _locked(directory):
+        running = _running(directory)
+        if running:
+            _check_same(info)
+        todo = [part for part in _parts(info) if part.name not in running]
+        if not running:
+            flink.clear_scratch(directory)
+        if todo:
+            flink.write_config(directory, info.ports, info.slots)
+            info.save()
+            say("starting " + ", ".join(part.name for part in todo))
+        lifecycle.start(todo, directory, info.ports, say)
+        for part in _parts(info):
+            lifecycle.await_healthy(part, directory)
+    say(f"{'up' if todo else 'already up'} in {directory}")
+    return info
+
+
+def status(directory: Path) -> list[PartStatus]:
+    """Look at every part of the cluster in a folder."""
+    info = ClusterInfo.load(directory)
+    return [lifecycle.part_status(part, info.directory) for part in _parts(info)]
+
+
+def down(directory: Path, wipe: bool = False, say: Say = silent) -> None:
+    """Stop every process of the cluster; fine when none runs.
+
+    Args:
+        directory: the cluster's folder.
+        wipe: also remove the folder, topics and checkpoints included.
+        say: told one line per step.
+    """
+    info = ClusterInfo.load(directory)
+    with _locked(info.directory):
+        running = _running(info.directory)
+        say(f"stopping {', '.join(running)}" if running else "nothing runs")
+        lifecycle.stop_parts(info.directory, info.part_names)
+        strays = lifecycle.stop_strays(info.directory)
+        if strays:
+            say(f"stopped {strays} workers left behind")
+    if wipe:
+        shutil.rmtree(info.directory)
+        say(f"removed {info.directory}")
+
+
+def start_part(info: ClusterInfo, name: str, say: Say = silent) -> None:
+    """Start one part that does not run, and wait until it is healthy."""
+    part = _part(info, name)
+    if lifecycle.is_running(info.directory, name):
+        raise PartError(f"{name} already runs as process {info.pids.get(name)}")
+    lifecycle.start([part], info.directory, info.ports, say)
+
+
+def stop_part(info: ClusterInfo, name: str) -> None:
+    """Stop one part until it is started again, its supervisor included."""
+    lifecycle.stop_parts(info.directory, [_part(info, name).name])
+
+
+def kill_part(info: ClusterInfo, name: str, signal_number: int = signal.SIGKILL) -> int:
+    """Signal the process that does a part's work and return its pid; a supervisor stays."""
+    record = lifecycle.working(info.directory, _part(info, name).name)
+    if record is None or not record.send(signal_number):
+        raise PartError(f"{name} does not run, so it cannot be signalled")
+    if signal_number == signal.SIGKILL:  # so that nobody takes it for its successor
+        wait_until(lambda: not record.is_alive(), 5.0)
+    return record.pid
+
+
+def await_part(info: ClusterInfo, name: str, deadline_s: float = 60.0) -> int:
+    """Wait until a part is healthy (again) and return the pid of its working process."""
+    part = _part(info, name)
+    if not wait_until(lambda: lifecycle.is_healthy(part, info.directory), deadline_s):
+        log = log_path(info.directory, name)
+        raise PartError(f"{name} is not healthy after {deadline_s:g} s:\n{log_tail(log)}")
+    return info.pids[name]
+
+
+def worker_pids(info: ClusterInfo) -> list[int]:
+    """List the live Python SDK workers."""
+    return workers.worker_pids(info.directory)
+
+
+def _parts(info: ClusterInfo) -> list[Part]:
+    """Describe all parts, in the order in which they start."""
+    directory, ports, found = info.directory, info.ports, info.jars
+    return [
+        kafka.broker_part(directory, ports, found),
+        *([flink.zookeeper_part(directory, ports, found)] if ports.zookeeper else []),
+        flink.jobmanager_part(directory, ports, found),
+        *(
+            flink.taskmanager_part(directory, ports, found, index, info.slots)
+            for index in range(info.task_managers)
+        ),
+        flink.job_server_part(directory, ports, found),
+        workers.pool_part(directory, ports, info.worker_paths),
+    ]
+
+
+def _part(info: ClusterInfo, name: str) -> Part:
+    for part in _parts(info):
+        if part.name == name:
+            return part
+    raise PartError(f"a part is one of {', '.join(info.part_names)}; got {name!r}")
+
+
+def _running(directory: Path) -> list[str]:
+    """Name the parts of the cluster in this folder, if there is one, that run."""
+    if not (directory / "cluster.json").exists():
+        return []
+    names = ClusterInfo.load(directory).part_names
+    return [name for name in names if lifecycle.is_running(directory, name)]
+
+
+def _check_same(info: ClusterInfo) -> None:
+    before = ClusterInfo.load(info.directory)
+    for name in ("task_managers", "slots", "ports", "worker_paths"):
+        was, wanted = getattr(before, name), getattr(info, name)
+        if was != wanted:
+            raise PartError(
+                f"the cluster in {info.directory} runs with {name} = {was}; asked for {wanted}:"
+                " `streamgauge down` first, or use another folder"
+            )
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Let one `up` or `down` at a time work on a folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,74 @@
+"""The pool of Python workers: the process that Beam asks for an SDK worker per slot."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from streamgauge.infra.processes import parts
+from streamgauge.infra.processes.ports import Ports
+from streamgauge.infra.processes.process import is_listening, marked
+
+#: The kernel's name of every SDK worker process (15 bytes at most); `worker_pool` sets it.
+WORKER_NAME = "sg-sdk-worker"
+
+
+def pool_part(
+    directory: Path, ports: Ports, paths: Iterable[Path] = (), tied: bool = False
+) -> parts.Part:
+    """Describe the worker pool of a cluster folder.
+
+    Args:
+        directory: the cluster's folder.
+        ports: the cluster's ports.
+        paths: more folders in which workers find modules.
+        tied: end with the caller.
+    """
+    return parts.Part(
+        name="workers",
+        command=[
+            sys.executable,
+            "-P",
+            "-m",
+            "streamgauge.infra.local.worker_pool",
+            str(ports.workers),
+        ],
+        environment=parts.environment(directory, paths, **_worker_environment()),
+        ports=("workers",),
+        is_healthy=lambda _: is_listening(ports.workers),
+        deadline_s=60.0,
+        supervision="tied" if tied else "none",
+    )
+
+
+def worker_pids(directory: Path) -> list[int]:
+    """List the live SDK workers of a cluster, those that lost their pool included."""
+    found = marked(f"{parts.MARK}={directory}")
+    return sorted(pid for pid in found if _name(pid) == WORKER_NAME)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # ended since
+        return ""
+
+
+def _worker_environment() -> dict[str, str]:
+    # Several workers share the cores; with a BLAS pool each they hinder one another
+    # (92,000 against 128,000 events/s), and the scorer's equal bits need one thread.
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Blocks of a megabyte come and go, and are made in one thread and freed in another. By
+    # default glibc maps and unmaps each of them, keeps an arena per thread, and Arrow gives back
+    # what it frees: a third of the time would go into the kernel's page faults.
+    memory = {
+        "MALLOC_MMAP_THRESHOLD_": "268435456",
+        "MALLOC_TRIM_THRESHOLD_": "536870912",
+        "MALLOC_ARENA_MAX": "1",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
+    # What a worker starts by the name `python` is this environment's too.
+    own = str(Path(sys.executable).parent)
+    return {**threads, **memory, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}

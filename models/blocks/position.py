@@ -1,0 +1,74 @@
+"""How far a partition has been read: next offset, chain ends and jumps, as state bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgauge.models.blocks.block import JUMPED
+from streamgauge.models.errors import StateFormatError
+
+POSITION_FORMAT = 1
+TOPIC_ID_BYTES = 16
+#: A broker that gives topics no identity.
+NO_TOPIC_ID = bytes(TOPIC_ID_BYTES)
+_HEAD = struct.Struct("<BqH16sI")
+
+
+@dataclass(slots=True, eq=False)
+class Position:
+    """The state of one partition's reader."""
+
+    #: Offset to read next.
+    next_offset: int
+    #: (shards,) int64, end offset of the last block sent to each shard.
+    ends: np.ndarray
+    #: How often offsets that were to be read next were gone.
+    jumps: int = 0
+    #: Kafka's identity of the topic (KIP-516): one of the same name may be another.
+    topic_id: bytes = NO_TOPIC_ID
+
+    def jump(self, offset: int) -> None:
+        """Go on at `offset`, whatever was lost; the next links say so to every shard.
+
+        They still name the ends before the jump: blocks may be on their way to a shard.
+        """
+        self.next_offset = offset
+        self.ends = np.where(self.ends >= 0, JUMPED - self.ends, self.ends)
+        self.jumps += 1
+
+
+def encode_position(position: Position) -> bytes:
+    """The state bytes of `position`."""
+    head = _HEAD.pack(
+        POSITION_FORMAT,
+        position.next_offset,
+        position.jumps,
+        position.topic_id,
+        len(position.ends),
+    )
+    return head + position.ends.astype("<i8").tobytes()
+
+
+def decode_position(data: bytes, shards: int) -> Position:
+    """Read what `encode_position` wrote.
+
+    Raises:
+        StateFormatError: another format, or state of a job with another number of shards.
+    """
+    data = bytes(data)
+    if data[0] != POSITION_FORMAT:
+        raise StateFormatError(
+            f"reader state: this release reads format {POSITION_FORMAT}; got {data[0]}. "
+            "Start from a savepoint of this release, or without state"
+        )
+    _, next_offset, jumps, topic_id, count = _HEAD.unpack_from(data)
+    if count != shards:
+        raise StateFormatError(
+            f"reader state: the number of shards is fixed for the life of a state; it was made "
+            f"with {count}, scoring.shards is {shards}. Set scoring.shards to {count}"
+        )
+    ends = np.frombuffer(data, "<i8", count, _HEAD.size).copy()
+    return Position(next_offset, ends, jumps, topic_id)

@@ -1,0 +1,101 @@
+"""The feature contract between telemetry, artifact and state.
+
+A schema fixes names, order, units and bounds of the features. Its fingerprint
+travels in the artifact and at the head of every state segment, so a permuted or
+renamed feature is refused and never silently scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from streamgauge.models.errors import ConfigError
+
+FEATURES_MAX = 4096  # a record wider than this is a mistake, not telemetry
+MISSING_POLICIES = ("allow", "refuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One measured quantity of an event."""
+
+    #: Name as it appears in events, unique in the schema.
+    name: str
+    #: Physical unit, free text ("ratio", "bytes/s"); part of the fingerprint.
+    unit: str = "1"
+    #: Values below are clipped to it before scoring; None for no bound.
+    lower: float | None = None
+    #: Values above are clipped to it before scoring; None for no bound.
+    upper: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("schema: a feature name must not be empty")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ConfigError(
+                f"schema: feature {self.name!r} needs lower < upper; "
+                f"got [{self.lower}, {self.upper}]"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Features in their one fixed order, and what to do when a value is missing."""
+
+    features: tuple[Feature, ...]
+    #: "allow": a missing value is masked; "refuse": the event is a dead letter.
+    missing: str = "allow"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.features) <= FEATURES_MAX:
+            raise ConfigError(
+                f"schema: needs 1 to {FEATURES_MAX} features; got {len(self.features)}"
+            )
+        repeated = [n for n in set(self.names) if self.names.count(n) > 1]
+        if repeated:
+            raise ConfigError(f"schema: feature names must be unique; repeated {sorted(repeated)}")
+        if self.missing not in MISSING_POLICIES:
+            raise ConfigError(
+                f"schema: missing must be one of {MISSING_POLICIES}; got {self.missing!r}"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Feature names in order."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def size(self) -> int:
+        """Number of features, F."""
+        return len(self.features)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper clip bounds, each (F,) float32, infinite where unbounded."""
+        lower = [-np.inf if f.lower is None else f.lower for f in self.features]
+        upper = [np.inf if f.upper is None else f.upper for f in self.features]
+        return np.array(lower, np.float32), np.array(upper, np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as plain JSON types; `from_json` reads it back."""
+        return {"features": [asdict(f) for f in self.features], "missing": self.missing}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Schema:
+        """Read what `to_json` wrote."""
+        return cls(tuple(Feature(**f) for f in data["features"]), data["missing"])
+
+    def fingerprint(self) -> str:
+        """16 hex digits over names, order, units, bounds and missing policy.
+
+        >>> one, two = Feature("cpu"), Feature("mem")
+        >>> Schema((one, two)).fingerprint() == Schema((two, one)).fingerprint()
+        False
+        """
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,109 @@
+"""The entity table: everything one shard remembers, one record per entity."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+
+import numpy as np
+
+from streamgauge.models.blocks.event_clock import PartitionClock
+from streamgauge.models.state.entity_row import raw
+
+# A table has room for several rows always: to numba an array of one record is of another type.
+ROWS_MIN = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What a row is made of, and whose state it is."""
+
+    #: numpy record of one entity.
+    dtype: np.dtype
+    #: Schema fingerprint, 16 hex digits.
+    contract: str
+    #: Artifact digest, 64 hex digits.
+    digest: str
+    #: 8 bytes that change with any field's name, type, shape or order.
+    stamp: bytes
+
+    @classmethod
+    def of(cls, dtype: np.dtype, contract: str, digest: str) -> Layout:
+        """The layout of records of `dtype`, see `models.state.entity_row`."""
+        return cls(dtype, contract, digest, hashlib.sha256(repr(dtype.descr).encode()).digest()[:8])
+
+
+class EntityTable:
+    """The entities of one shard: `rows[i]` belongs to `entity_ids[i]`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.rows = np.zeros(ROWS_MIN, layout.dtype)
+        self.entity_ids: list[str] = []
+        #: By partition.
+        self.clocks: dict[int, PartitionClock] = {}
+        self._index: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.entity_ids)
+
+    def find(self, names: Iterable[str]) -> np.ndarray:
+        """Rows (U,) int64 of `names`, -1 for those not in the table."""
+        look = self._index.get
+        return np.array([look(name, -1) for name in names], np.int64)
+
+    def add(self, names: Sequence[str]) -> np.ndarray:
+        """Give each of `names`, none of them in the table, a zeroed row; returns the rows (U,)."""
+        first = len(self.entity_ids)
+        self._grow(first + len(names))
+        self._index.update(zip(names, range(first, first + len(names)), strict=True))
+        self.entity_ids.extend(names)
+        return np.arange(first, first + len(names))
+
+    def take(self, rows: np.ndarray) -> None:
+        """Make `rows` the memory of an empty table."""
+        self.rows = rows
+        self._grow(ROWS_MIN)
+
+    def fill(self, names: Sequence[str], rows: np.ndarray) -> None:
+        """Replace the whole content by `rows` (R,) of the entities `names`."""
+        self.entity_ids, self._index = [], {}
+        # Zeroed anew: a later entity must not be given what one that left has remembered.
+        self.rows = np.zeros(max(ROWS_MIN, len(names)), self.layout.dtype)
+        self.add(names)
+        raw(self.rows)[: len(names)] = raw(rows)
+
+    def retain(self, kept: np.ndarray) -> None:
+        """Keep only the rows at `kept` (ascending); places change."""
+        rows = raw(self.rows)[kept].view(self.layout.dtype)
+        names = [self.entity_ids[i] for i in kept.tolist()]
+        self.fill(names, rows)
+
+    def frozen(self) -> EntityTable:
+        """What the table holds now, in memory of its own; to be written out, nothing is found."""
+        frozen = EntityTable(self.layout)
+        frozen.take(raw(self.rows[: len(self)]).copy().view(self.layout.dtype))
+        frozen.entity_ids = list(self.entity_ids)  # the index would be a seventh of the pause
+        frozen.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
+        return frozen
+
+    def unname(self, names: Collection[str]) -> None:
+        """Take the entities `names` out of what is kept besides rows."""
+        for clock in self.clocks.values():
+            clock.latest = "" if clock.latest in names else clock.latest
+
+    def digest_of_rows(self) -> str:
+        """BLAKE2b over clocks, and entities with rows in order of entity: equal tables agree."""
+        order = sorted(range(len(self)), key=self.entity_ids.__getitem__)
+        clocks = [(p, astuple(clock)) for p, clock in sorted(self.clocks.items())]
+        hashed = hashlib.blake2b(repr(clocks).encode(), digest_size=16)
+        for i in order:
+            hashed.update(self.entity_ids[i].encode() + b"\0" + self.rows[i].tobytes())
+        return hashed.hexdigest()
+
+    def _grow(self, size: int) -> None:
+        if size > len(self.rows):
+            rows = np.zeros(max(size, 2 * len(self.rows)), self.layout.dtype)
+            raw(rows)[: len(self.rows)] = raw(self.rows)
+            self.rows = rows

@@ -1,0 +1,197 @@
+"""Segments: the append log in which a shard's table lives in the runner's state.
+
+A log is one *snapshot* of the whole table, then the *blocks* that were scored since. A
+table is rebuilt by reading the snapshot and stepping the blocks again, which gives the
+same bits because a block is always stepped to the same bits. Appending a block costs the
+events it holds; appending the rows it touched would cost ten times that, since an
+entity's memory is much larger than one of its events (docs/decisions.md). A snapshot is
+cut into segments of bounded size, each with some of the rows; the first one has the clocks.
+Where rows were dropped between two blocks, the log says so: dropping makes room for others.
+
+    segment:  magic "SGS" | format u1 | kind u1 | sequence u8 | contract 16s | digest 32s |
+              layout 8s | body | crc32 u4
+    snapshot: clocks u4 | (partition i4, clock i8, latest i8, jumps u2, whose u2 + bytes)[clocks] |
+              all rows u4 | first row u4 | rows u4 | lengths u2[rows] | entity bytes |
+              records[rows]
+    block:    as `models.blocks.block` writes it
+    eviction: nothing
+
+`contract` is the schema's fingerprint, `digest` the artifact's, `layout` a hash of the
+record's fields. A segment of another contract, artifact or layout is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgauge.models.blocks.event_clock import PartitionClock
+from streamgauge.models.errors import StateDamagedError, StateFormatError
+from streamgauge.models.state.entity_table import EntityTable, Layout
+
+MAGIC = b"SGS"
+SEGMENT_FORMAT = 1
+SNAPSHOT, BLOCK, EVICTION = 0, 1, 2
+_HEAD = struct.Struct("<3sBBQ16s32s8s")
+_COUNT = struct.Struct("<I")
+_ROWS = struct.Struct("<III")
+_CLOCK = struct.Struct("<iqqHH")
+_CRC = struct.Struct("<I")
+REPAIR = (
+    "start from a savepoint that belongs to this artifact and release, "
+    "or start without state and let entities warm up again"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One append to a shard's log, verified."""
+
+    kind: int
+    #: Its place among the blocks, or in the snapshot, see `models.state.log`.
+    sequence: int
+    #: The bytes of the snapshot or block; none of an eviction.
+    body: bytes
+
+
+def block_segment(layout: Layout, sequence: int, block: bytes) -> bytes:
+    """A segment with one scored block, as `encode_block` wrote it."""
+    return _seal(layout, BLOCK, sequence, block)
+
+
+def eviction_segment(layout: Layout, sequence: int) -> bytes:
+    """A segment that says that here rows were dropped, as `Scorer.evict` does."""
+    return _seal(layout, EVICTION, sequence, b"")
+
+
+def snapshot_segments(table: EntityTable, sequence: int, bytes_max: int) -> Iterator[bytes]:
+    """Segments with the whole table, from `sequence` on, of `bytes_max` or a row at least."""
+    step = max(1, bytes_max // table.layout.dtype.itemsize)
+    clocks = [_clock_bytes(*one) for one in sorted(table.clocks.items())]
+    for first in range(0, max(1, len(table)), step):
+        names = [name.encode() for name in table.entity_ids[first : first + step]]
+        body = b"".join(
+            (
+                _COUNT.pack(len(clocks)),
+                *clocks,
+                _ROWS.pack(len(table), first, len(names)),
+                np.array([len(name) for name in names], "<u2").tobytes(),
+                *names,
+                table.rows[first : first + len(names)].tobytes(),
+            )
+        )
+        yield _seal(table.layout, SNAPSHOT, sequence, body)
+        clocks, sequence = [], sequence + 1
+
+
+class SnapshotReader:
+    """Puts the table together that `snapshot_segments` cut, whatever the segments' order."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._clocks: dict[int, PartitionClock] = {}
+        self._names: dict[int, list[str]] = {}  # by first row
+        self._rows: np.ndarray | None = None
+        self._found = 0
+
+    def add(self, body: bytes) -> None:
+        """Take the rows of one segment.
+
+        Raises:
+            StateDamagedError: it is none of the same snapshot.
+        """
+        at = self._add_clocks(body)
+        whole, first, count = _ROWS.unpack_from(body, at)
+        at += _ROWS.size
+        if self._rows is None:
+            self._rows = np.zeros(whole, self._layout.dtype)
+        if len(self._rows) != whole or first + count > whole:
+            raise StateDamagedError(
+                f"state log: a snapshot of {len(self._rows)} rows; got rows {first} to "
+                f"{first + count} of {whole}; {REPAIR}"
+            )
+        lengths = np.frombuffer(body, "<u2", count, at)
+        ends = np.cumsum(lengths, dtype=np.int64) + (at + lengths.nbytes)
+        names, start = [], at + lengths.nbytes
+        for end in ends.tolist():
+            names.append(body[start:end].decode())
+            start = end
+        self._names[first] = names
+        size = self._layout.dtype.itemsize
+        rows = np.frombuffer(body, np.uint8, count * size, start)
+        self._rows.view(np.uint8)[first * size : (first + count) * size] = rows
+        self._found += count
+
+    def table(self) -> EntityTable:
+        """The whole table; an empty one if there was no segment.
+
+        Raises:
+            StateDamagedError: rows are missing.
+        """
+        table = EntityTable(self._layout)
+        if self._rows is None:
+            return table
+        names = [name for first in sorted(self._names) for name in self._names[first]]
+        if len(names) != len(self._rows) or len(names) != self._found:
+            raise StateDamagedError(
+                f"state log: a snapshot of {len(self._rows)} rows; got {len(names)}; {REPAIR}"
+            )
+        table.take(self._rows)
+        table.add(names)  # places are given in order, and the rows are there already
+        table.clocks = self._clocks
+        return table
+
+    def _add_clocks(self, body: bytes) -> int:
+        """Take the clocks of a segment; returns where they end."""
+        at = _COUNT.size
+        for _ in range(_COUNT.unpack_from(body)[0]):
+            partition, now_us, latest_us, jumps, length = _CLOCK.unpack_from(body, at)
+            at += _CLOCK.size + length
+            latest = body[at - length : at].decode()
+            self._clocks[partition] = PartitionClock(now_us, latest_us, latest, jumps)
+        return at
+
+
+def read_segment(layout: Layout, data: bytes) -> Segment:
+    """Verify a segment.
+
+    Raises:
+        StateDamagedError: its bytes are not those that were written.
+        StateFormatError: it is of another contract, artifact or release.
+    """
+    if len(data) < _HEAD.size + _CRC.size or data[:3] != MAGIC:
+        raise StateDamagedError(f"state log: {len(data)} bytes are no segment; {REPAIR}")
+    if data[3] != SEGMENT_FORMAT:
+        raise StateFormatError(
+            f"state log: this release reads segments of format {SEGMENT_FORMAT}; "
+            f"got {data[3]}; {REPAIR}"
+        )
+    crc = _CRC.unpack_from(data, len(data) - _CRC.size)[0]
+    if zlib.crc32(memoryview(data)[: -_CRC.size]) != crc:
+        raise StateDamagedError(f"state log: a segment's checksum must be {crc:08x}; {REPAIR}")
+    _, _, kind, sequence, contract, digest, stamp = _HEAD.unpack_from(data)
+    _match("schema fingerprint", layout.contract, contract.decode())
+    _match("artifact digest", layout.digest, digest.hex())
+    _match("row layout", layout.stamp.hex(), stamp.hex())
+    return Segment(kind, sequence, data[_HEAD.size : -_CRC.size])
+
+
+def _clock_bytes(partition: int, clock: PartitionClock) -> bytes:
+    latest = clock.latest.encode()
+    head = (partition, clock.now_us, clock.latest_us, clock.jumps, len(latest))
+    return _CLOCK.pack(*head) + latest
+
+
+def _seal(layout: Layout, kind: int, sequence: int, body: bytes) -> bytes:
+    contract, digest = layout.contract.encode(), bytes.fromhex(layout.digest)
+    head = _HEAD.pack(MAGIC, SEGMENT_FORMAT, kind, sequence, contract, digest, layout.stamp)
+    return b"".join((head, body, _CRC.pack(zlib.crc32(body, zlib.crc32(head)))))
+
+
+def _match(what: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise StateFormatError(f"state log: {what} must be {expected}; got {found}; {REPAIR}")

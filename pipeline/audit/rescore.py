@@ -1,0 +1,138 @@
+"""Steps a sample of entities, and nothing else, through the blocks of a log.
+
+An entity's scores depend on its own events, so one table will do for entities of all
+shards. The exception is forgetting: with a TTL an entity is also silent by the clock of its
+partition as its shard hears it, so that clock is told from all events of the shard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamgauge.models.alerts.policy import AlertPolicy
+from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.blocks.chain import shard_of
+from streamgauge.models.blocks.event_clock import PartitionClock
+from streamgauge.models.blocks.scored_block import ScoredBlock
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.state.entity_table import EntityTable
+from streamgauge.pipeline.audit.score_log import SCORE
+from streamgauge.pipeline.config import Scoring
+
+
+@dataclass(slots=True)
+class _KnownClock(PartitionClock):
+    """A partition's clock at the sampled events of one block, worked out beforehand."""
+
+    at: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def advance(self, time_us: np.ndarray, names: object, codes: np.ndarray) -> np.ndarray:
+        """The clock (N,) at each event; the events themselves are only part of the shard's."""
+        assert len(time_us) == len(self.at)
+        return self.at
+
+
+class Derivation:
+    """What the log gives for `sample`: its scores, from its events.
+
+    Args:
+        scoring: the job's; but the limit of entities is met by a shard as a whole, so what
+            it kept out must be told:
+        refused: events (partition, offset, row) of the sample that a full shard refused.
+        routing: "entity" or "partition", as in `input.routing`.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        scoring: Scoring,
+        alerts: AlertPolicy,
+        routing: str,
+        sample: Collection[str],
+        refused: Collection[tuple[int, int, int]] = (),
+    ) -> None:
+        policy = dataclasses.replace(scoring, entities_per_shard_max=0)
+        self._scorer = Scorer(artifact, policy, alerts)
+        self._table = EntityTable(self._scorer.layout)
+        self._sample = pa.array(list(sample), pa.string())
+        self._shards = scoring.shards
+        self._is_by_entity = routing == "entity"
+        #: A partition's events are all in one shard where it is the partition that decides.
+        self._sampled_shards = {
+            shard_of(name, self._shards) if self._is_by_entity else 0 for name in sample
+        }
+        self._has_ttl = scoring.entity_ttl_s > 0
+        self._clocks: dict[tuple[int, int], PartitionClock] = {}
+        self._refused = refused
+        self._scores: dict[str, list[np.ndarray]] = {}
+        #: entity -> the partition of its events.
+        self.home: dict[str, int] = {}
+        #: Entities with events in several partitions, whose order the log does not tell.
+        self.scattered: set[str] = set()
+        #: entity -> how many of its events a full shard refused.
+        self.refusals: dict[str, int] = {}
+
+    def take(self, block: Block) -> None:
+        """Step the sample's events of `block`, a whole block of its partition."""
+        is_mine = pc.is_in(block.entity_id, value_set=self._sample).to_numpy(zero_copy_only=False)
+        clock_us = self._clock_of(block) if self._has_ttl else None
+        kept = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
+        if not len(kept):
+            return
+        if clock_us is not None:
+            self._table.clocks[block.partition] = _KnownClock(at=clock_us[kept])
+        self._note(self._scorer.step(self._table, block.take(kept, block.previous_end)))
+
+    def scores_of(self, name: str) -> np.ndarray:
+        """The scores (N,) `SCORE` of an entity in log order."""
+        return np.concatenate([np.empty(0, SCORE), *self._scores.get(name, [])])
+
+    def _clock_of(self, block: Block) -> np.ndarray:
+        """(N,) int64, the clock as each event's shard has it; only where the sample needs it."""
+        clock_us = np.zeros(len(block), np.int64)
+        if not len(block):
+            return clock_us
+        names, codes = block.entities()
+        if self._is_by_entity:
+            shard = np.array([shard_of(name, self._shards) for name in names])[codes]
+        else:
+            shard = np.zeros(len(block), np.int64)
+        for one in self._sampled_shards:
+            clock = self._clocks.setdefault((block.partition, one), PartitionClock())
+            events = np.flatnonzero(shard == one)
+            if len(events):
+                clock_us[events] = clock.advance(block.event_time_us[events], names, codes[events])
+        return clock_us
+
+    def _are_refused(self, block: Block, is_mine: np.ndarray) -> np.ndarray:
+        """(N,) bool, events that a full shard refused, which are counted."""
+        refused = np.zeros(len(block), bool)
+        if self._refused:
+            for i in np.flatnonzero(is_mine).tolist():
+                event = (block.partition, int(block.offset[i]), int(block.row[i]))
+                refused[i] = event in self._refused
+            for name in block.entity_id.filter(pa.array(refused)).to_pylist():
+                self.refusals[name] = self.refusals.get(name, 0) + 1
+        return refused
+
+    def _note(self, scored: ScoredBlock) -> None:
+        """Keep the scores of a block by entity."""
+        block = scored.block
+        rows = np.empty(len(block), SCORE)
+        for name in ("partition", "offset", "row", "event_time_us"):
+            rows[name] = getattr(block, name)
+        for name in ("score", "once_in"):
+            rows[name] = getattr(scored, name).view(np.uint32)
+        rows["verdict"] = scored.verdict
+        names, codes = block.entities()
+        for i, name in enumerate(names):
+            if self.home.setdefault(name, block.partition) != block.partition:
+                self.scattered.add(name)
+            self._scores.setdefault(name, []).append(rows[codes == i])

@@ -1,0 +1,78 @@
+"""What commands have in common: options, the configuration they name, the way to the broker.
+
+Nothing heavy is imported here before it is needed, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamgauge.models.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamgauge.pipeline.config import Config
+
+PROGRAM = "streamgauge"
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file that describes the job.", metavar="FILE")
+]
+AnyConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Take the broker's address and access from this file."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one setting, as section.key=value; repeatable."),
+]
+ServersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers", help="host:port of brokers. [default: the file's, or 127.0.0.1:9092]"
+    ),
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--dir", help="The cluster's folder. [default: below the user's state folder]"),
+]
+
+
+StateOption = Annotated[
+    str | None,
+    typer.Option("--state", help="Start from this exported state, and the log after it."),
+]
+
+
+def cluster_folder() -> Path:
+    """Where `up` keeps the cluster of this user, whatever the current folder."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / PROGRAM / "cluster"
+
+
+def load(path: Path, overrides: list[str] | None) -> Config:
+    """The configuration in a file, under what `--set` says."""
+    from streamgauge.pipeline import config as configs
+
+    return configs.load(path, tuple(overrides or ()))
+
+
+def beam_arguments(extra: list[str]) -> list[str]:
+    """Options for Beam; a stray word is more likely a mistake of the operator's."""
+    if extra and not extra[0].startswith("--"):
+        raise ConfigError(f"arguments for Beam must start with --; got {extra[0]!r}")
+    return extra
+
+
+def access(path: Path | None, bootstrap_servers: str | None) -> tuple[str, dict[str, Any]]:
+    """Broker address and librdkafka properties, from a configuration if there is one."""
+    from streamgauge.pipeline import config as configs
+    from streamgauge.transforms.kafka.client import KafkaAccess
+
+    kafka = configs.Kafka() if path is None else configs.load(path).kafka
+    servers = bootstrap_servers or kafka.bootstrap_servers
+    properties = KafkaAccess(servers, kafka.settings, kafka.secrets_file).properties()
+    return servers, {name: v for name, v in properties.items() if name != "bootstrap.servers"}

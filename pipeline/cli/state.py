@@ -1,0 +1,147 @@
+"""The commands `streamgauge state …`: what entities remember, outside the runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamgauge.models.errors import ConfigError
+from streamgauge.pipeline.cli.options import ConfigOption, SetOption, load
+from streamgauge.pipeline.console.progress import say
+
+if TYPE_CHECKING:
+    from streamgauge.models.artifacts.artifact import Artifact
+    from streamgauge.pipeline.config import Config
+
+state_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Export, import and look into what entities remember; forget one.",
+)
+
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--state", help="Folder of exported state. [default: where the job keeps its snapshots]"
+    ),
+]
+EntityOption = Annotated[str, typer.Option("--entity", help="The entity.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to; must be empty.")]
+
+
+@state_app.command(
+    "export", epilog="Example: streamgauge state export -c job.yaml --out state-2024-05-01"
+)
+def export_(config: ConfigOption, out: OutOption, overrides: SetOption = None) -> None:
+    """Copy the job's newest snapshots, verified; `run --state` goes on from there."""
+    from streamgauge.pipeline.jobs import exported_state
+
+    loaded, artifact = _job(config, overrides)
+
+    _tell(exported_state.export(loaded, artifact, out), out)
+
+
+@state_app.command(
+    "import",
+    epilog="Example: streamgauge state import -c job.yaml --state backup --out /mnt/shared/state",
+)
+def import_(
+    config: ConfigOption,
+    state: Annotated[str, typer.Option("--state", help="Folder of exported state, any release.")],
+    out: OutOption,
+    overrides: SetOption = None,
+) -> None:
+    """Check that this job can start from exported state; write it in this release's format."""
+    from streamgauge.pipeline.jobs import exported_state
+
+    loaded, artifact = _job(config, overrides)
+
+    _tell(exported_state.import_(loaded, artifact, state, out), out)
+
+
+@state_app.command(epilog="Example: streamgauge state inspect -c job.yaml --entity machine-1-1")
+def inspect(
+    config: ConfigOption,
+    entity: EntityOption,
+    state: FromOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Show what is remembered of an entity."""
+    from streamgauge.pipeline.jobs import exported_state
+
+    loaded, artifact = _job(config, overrides)
+
+    found = exported_state.find(loaded, artifact, _folder(loaded, state), entity)
+    told = {
+        "entity": entity,
+        "file": found.path,
+        **exported_state.describe(found, artifact),
+    }
+    if as_json:
+        print(json.dumps(told))
+        return
+    for line in _lines(told):
+        print(line)
+
+
+@state_app.command(epilog="Example: streamgauge state erase -c job.yaml --entity machine-1-1")
+def erase(
+    config: ConfigOption,
+    entity: EntityOption,
+    state: FromOption = None,
+    partition: Annotated[
+        int | None,
+        typer.Option(help="Where the entity's events lie. [default: as the job's snapshots say]"),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Forget an entity: in exported state, or (without --state) in the running job too."""
+    from streamgauge.pipeline.jobs import exported_state
+
+    loaded, artifact = _job(config, overrides)
+
+    if state is not None:
+        say(f"erased {entity!r} from {exported_state.erase(loaded, artifact, state, entity)}")
+        return
+    partition, offset = exported_state.erase_live(loaded, artifact, entity, partition)
+    say(
+        f"sent a tombstone for {entity!r}: {loaded.input.topic}, partition {partition}, offset "
+        f"{offset}; the job forgets it there, and snapshots from then on hold nothing of it"
+    )
+
+
+def _job(path: Path, overrides: list[str] | None) -> tuple[Config, Artifact]:
+    loaded = load(path, overrides)
+    from streamgauge.pipeline.jobs.preflight import load_artifact
+
+    return loaded, load_artifact(loaded)
+
+
+def _folder(config: Config, state: str | None) -> str:
+    from streamgauge.pipeline.graph import state_folder
+
+    folder = state or state_folder(config)
+    if folder is None:
+        raise ConfigError("--state: must be given for a job without state.folder")
+    return folder
+
+
+def _tell(manifest: Any, out: Path) -> None:
+    say(
+        f"{manifest.entities:,} entities of {len(manifest.files)} shards are in {out}; "
+        f"`streamgauge run --state {out}` goes on from there"
+    )
+
+
+def _lines(told: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in told.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines

@@ -1,0 +1,281 @@
+"""Labelled telemetry from a folder: what training, production of load and the demo read.
+
+Two layouts are understood:
+
+    Parquet   <folder>/<entity>.train.parquet and <folder>/<entity>.test.parquet
+              one column per feature, any names and any number, in the test part
+              also `label` (1 = anomalous). Rows are in time order, without timestamps.
+    NAB       <folder>/data/<category>/<name>.csv with `timestamp,value`, and
+              <folder>/labels/combined_windows.json. The train part is the probation
+              of the benchmark, the test part is the whole file.
+
+Parquet rows have no time, so one is invented: the train part starts at
+2024-01-01T00:00:00Z, the test part follows on directly. Rows are `cadence_s` apart;
+without that option 300 s if every entity is called `d2-service…` (the service data
+were recorded every 5 minutes), else 60 s.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streamgauge.models.errors import ConfigError
+from streamgauge.models.events.schema import Feature, Schema
+from streamgauge.models.events.series import Series
+
+Part = Literal["train", "test"]
+
+START_US = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z
+LABEL_COLUMN = "label"
+CADENCE_S = 60
+SERVICE_PREFIX, SERVICE_CADENCE_S = "d2-service", 300
+# Lavin & Ahmad 2015: the first 15 % of a NAB file, at most 750 rows, are not scored.
+NAB_PROBATION_SHARE, NAB_PROBATION_ROWS_MAX = 0.15, 750
+NAB_WINDOWS = Path("labels", "combined_windows.json")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """One part of a data set in memory."""
+
+    #: The folder's name, for manifests and titles.
+    name: str
+    part: Part
+    schema: Schema
+    #: One per entity, ordered by entity id.
+    series: tuple[Series, ...]
+    #: Usual distance of two events of one entity.
+    cadence_us: int
+    #: SHA-256 in hex over schema, entity ids, times, values and labels.
+    content_hash: str
+
+    @property
+    def events(self) -> int:
+        """Number of events over all entities."""
+        return sum(len(series.event_time_us) for series in self.series)
+
+
+def load(folder: Path | str, part: Part, cadence_s: float | None = None) -> Dataset:
+    """Read one part of the data set in `folder`.
+
+    Args:
+        folder: a folder in one of the layouts above.
+        part: "train" or "test".
+        cadence_s: distance of invented times; None for the rule above; not for NAB.
+
+    Raises:
+        ConfigError: nothing usable is there; names what was expected and what was found.
+    """
+    folder = Path(folder)
+    if part not in get_args(Part):
+        raise ConfigError(f"data: part must be one of {get_args(Part)}; got {part!r}")
+    if cadence_s is not None and not cadence_s > 0:
+        raise ConfigError(f"data: cadence_s must be above 0; got {cadence_s}")
+    if not folder.is_dir():
+        raise ConfigError(f"data: {folder} must be a folder; {_what_is(folder)}")
+    if parquet := sorted(folder.glob(f"*.{part}.parquet")):
+        return _load_parquet(folder, parquet, part, cadence_s)
+    if csvs := sorted((folder / "data").glob("*/*.csv")):
+        return _load_nab(folder, csvs, part)
+    raise ConfigError(
+        f"data: {folder} must hold <entity>.{part}.parquet files or data/<category>/<name>.csv; "
+        f"found {_listing(folder)}"
+    )
+
+
+def _load_parquet(folder: Path, paths: list[Path], part: Part, cadence_s: float | None) -> Dataset:
+    ids = [path.name.removesuffix(f".{part}.parquet") for path in paths]
+    if cadence_s is None:
+        services = all(entity_id.startswith(SERVICE_PREFIX) for entity_id in ids)
+        cadence_s = SERVICE_CADENCE_S if services else CADENCE_S
+    cadence_us = max(1, round(cadence_s * 1e6))
+    names: tuple[str, ...] = ()
+    series = []
+    for entity_id, path in zip(ids, paths, strict=True):
+        table = _read_parquet(path)
+        found = tuple(name for name in table.column_names if name != LABEL_COLUMN)
+        names = names or found
+        if found != names:
+            raise ConfigError(
+                f"data: {path} must have the columns of {paths[0].name}, in that order: "
+                f"{_differing(names, found)}"
+            )
+        values = _values(path, table, found)
+        before = _rows(folder / f"{entity_id}.train.parquet") if part == "test" else 0
+        times = START_US + cadence_us * np.arange(before, before + len(values), dtype=np.int64)
+        labels = _labels(path, table) if LABEL_COLUMN in table.column_names else None
+        series.append(Series(entity_id, times, values, labels))
+    schema = Schema(tuple(Feature(name) for name in names))
+    return _dataset(folder, part, schema, series, cadence_us)
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"data: {path} must be a Parquet file; {error}") from error
+    if not table.num_rows:
+        raise ConfigError(f"data: {path} must hold at least one row; it has none")
+    return table
+
+
+def _rows(path: Path) -> int:
+    """Rows of a file that need not be there: a test part alone starts at the beginning."""
+    if not path.is_file():
+        return 0
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"data: {path} must be a Parquet file; {error}") from error
+
+
+def _values(path: Path, table: pa.Table, names: tuple[str, ...]) -> np.ndarray:
+    values = np.empty((table.num_rows, len(names)), np.float64)
+    for column, name in enumerate(names):
+        kind = table.schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise ConfigError(f"data: {path}: column {name!r} must hold numbers; it is {kind}")
+        values[:, column] = table[name].cast(pa.float64()).to_numpy()
+    return _as_float32(path, values, names)
+
+
+def _as_float32(path: Path, values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found as infinite below
+        values = values.astype(np.float32)
+    if np.isinf(values).any():
+        row, column = np.argwhere(np.isinf(values))[0]
+        raise ConfigError(
+            f"data: {path}: values must be finite in float32 or missing; "
+            f"row {row} of {names[column]!r} is infinite"
+        )
+    return values
+
+
+def _labels(path: Path, table: pa.Table) -> np.ndarray:
+    labels = table[LABEL_COLUMN].to_numpy()
+    if not np.isin(labels, (0, 1)).all():
+        raise ConfigError(f"data: {path}: label must be 0 or 1; got {np.unique(labels)[:5]}")
+    return labels.astype(np.uint8)
+
+
+def _load_nab(folder: Path, paths: list[Path], part: Part) -> Dataset:
+    windows_path = folder / NAB_WINDOWS
+    # Labels lie in the test part; whoever reads the other one has no business with them.
+    windows = _read_windows(windows_path) if part == "test" and windows_path.is_file() else {}
+    series = []
+    for path in paths:
+        entity_id = f"{path.parent.name}/{path.stem}"
+        times, values = _read_nab_csv(path)
+        if part == "train":
+            probation = int(NAB_PROBATION_SHARE * len(times))
+            rows = max(1, min(probation, NAB_PROBATION_ROWS_MAX))
+            series.append(Series(entity_id, times[:rows], values[:rows]))
+            continue
+        spans = windows.get(f"{entity_id}.csv")
+        labels = None if spans is None else _labels_of_windows(times, spans)
+        series.append(Series(entity_id, times, values, labels))
+    gaps = np.concatenate([np.diff(s.event_time_us) for s in series] + [np.array([], np.int64)])
+    gaps = gaps[gaps > 0]  # duplicates of a time are kept and say nothing about the cadence
+    cadence_us = int(np.median(gaps)) if len(gaps) else CADENCE_S * 1_000_000
+    return _dataset(folder, part, Schema((Feature("value"),)), series, cadence_us)
+
+
+def _read_windows(path: Path) -> dict[str, list[list[str]]]:
+    """Anomalous spans per file; a file without an entry is unlabelled, not normal."""
+    try:
+        windows = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"data: {path} must be JSON; {error}") from error
+    if not isinstance(windows, dict):
+        raise ConfigError(f"data: {path} must hold an object; got {type(windows).__name__}")
+    return windows
+
+
+def _read_nab_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Times (T,) int64 and values (T, 1) float32, sorted by time; equal times keep their order."""
+    with path.open(newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        if header != ["timestamp", "value"]:
+            raise ConfigError(f"data: {path} must start with timestamp,value; got {header}")
+        try:
+            pairs = [(_time_us(time), float(value or "nan")) for time, value in rows]
+        except ValueError as error:
+            raise ConfigError(f"data: {path}, line {rows.line_num}: {error}") from error
+    if not pairs:
+        raise ConfigError(f"data: {path} must hold at least one row; it has none")
+    times = np.array([time for time, _ in pairs], np.int64)
+    values = _as_float32(path, np.array([[value] for _, value in pairs]), ("value",))
+    order = np.argsort(times, kind="stable")
+    return times[order], values[order]
+
+
+def _time_us(text: str) -> int:
+    """Microseconds of a NAB time stamp, which is UTC by assumption.
+
+    >>> _time_us("2024-01-01 00:00:01")
+    1704067201000000
+    """
+    moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1_000_000)
+
+
+def _labels_of_windows(times: np.ndarray, spans: list[list[str]]) -> np.ndarray:
+    labels = np.zeros(len(times), np.uint8)
+    for first, last in spans:
+        labels[(times >= _time_us(first)) & (times <= _time_us(last))] = 1
+    return labels
+
+
+def _dataset(
+    folder: Path, part: Part, schema: Schema, series: Iterable[Series], cadence_us: int
+) -> Dataset:
+    ordered = tuple(sorted(series, key=lambda s: s.entity_id))
+    name = folder.resolve().name
+    return Dataset(name, part, schema, ordered, cadence_us, content_hash(schema, ordered))
+
+
+def content_hash(schema: Schema, series: Iterable[Series]) -> str:
+    """SHA-256 over everything a model could learn from; array sizes are part of it."""
+    digest = hashlib.sha256(schema.fingerprint().encode())
+    for one in series:
+        for chunk in _chunks(one):
+            digest.update(len(chunk).to_bytes(8, "little"))
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(series: Series) -> Iterator[bytes]:
+    yield series.entity_id.encode()
+    yield series.event_time_us.astype("<i8").tobytes()
+    yield series.values.astype("<f4").tobytes()
+    yield b"" if series.labels is None else series.labels.astype("u1").tobytes()
+
+
+def _what_is(path: Path) -> str:
+    return "it is a file" if path.exists() else "it does not exist"
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    if not names:
+        return "an empty folder"
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _differing(expected: tuple[str, ...], found: tuple[str, ...]) -> str:
+    if len(expected) != len(found):
+        return f"expected {len(expected)} feature columns; got {len(found)}"
+    at = next(i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b)
+    return f"expected {expected[at]!r} at position {at}; got {found[at]!r}"

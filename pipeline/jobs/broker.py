@@ -1,0 +1,179 @@
+"""Asks a Kafka cluster the few things commands must know before they start.
+
+A client that cannot reach its broker retries in silence until a long timeout. So the
+way there is tried first, step by step, and the first step that fails is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+
+from streamgauge.models.errors import ConfigError
+
+CONNECT_TIMEOUT_S = 3.0
+ADMIN_TIMEOUT_MS = 5_000
+DEFAULT_PORT = 9092
+
+# What it has to say is raised; its warnings about a busy machine help no operator.
+logging.getLogger("kafka").setLevel(logging.ERROR)
+
+Settings = Mapping[str, Any]
+
+# The configuration speaks librdkafka; these are the words of kafka-python.
+_OPTIONS = {
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "sasl.mechanisms": "sasl_mechanism",
+    "sasl.username": "sasl_plain_username",
+    "sasl.password": "sasl_plain_password",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+}
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """The librdkafka properties that concern access, as arguments of kafka-python.
+
+    >>> client_options({"security.protocol": "SSL", "linger.ms": 5})
+    {'security_protocol': 'SSL'}
+    """
+    return {_OPTIONS[name]: value for name, value in settings.items() if name in _OPTIONS}
+
+
+def addresses(endpoint: str, name: str = "bootstrap_servers") -> list[tuple[str, int]]:
+    """Host and port of each server in a comma-separated list.
+
+    >>> addresses("kafka-1:9093, [::1]:9092")
+    [('kafka-1', 9093), ('::1', 9092)]
+
+    Raises:
+        ConfigError: a part is not `host:port`.
+    """
+    found = []
+    for part in (part.strip() for part in endpoint.split(",")):
+        host, colon, port = part.rpartition(":")
+        if not colon:
+            host, port = part, str(DEFAULT_PORT)
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"{name}: each must be host:port; got {part!r}")
+        found.append((host.strip("[]"), int(port)))
+    return found
+
+
+def resolve(bootstrap_servers: str) -> None:
+    """Look all hosts up.
+
+    Raises:
+        ConfigError: no host has an address.
+    """
+    problems = []
+    for host, port in addresses(bootstrap_servers):
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            problems.append(f"{host}: {error.strerror or error}")
+        else:
+            return
+    raise ConfigError(f"bootstrap_servers: no address for {'; '.join(problems)}")
+
+
+def connect(bootstrap_servers: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """See whether a broker's port answers.
+
+    Raises:
+        ConfigError: none does.
+    """
+    connect_to(bootstrap_servers, "bootstrap_servers", "a Kafka broker", timeout_s)
+
+
+def connect_to(endpoint: str, name: str, what: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """Open and close a TCP connection to the first of the servers that answers.
+
+    Args:
+        endpoint: `host:port`, several separated by commas.
+        name: the setting it comes from.
+        what: what should answer there.
+        timeout_s: for each server.
+
+    Raises:
+        ConfigError: none does.
+    """
+    problems = []
+    for host, port in addresses(endpoint, name):
+        try:
+            socket.create_connection((host, port), timeout=timeout_s).close()
+        except OSError as error:
+            problems.append(f"{host}:{port}: {error.strerror or error}")
+        else:
+            return
+    raise ConfigError(
+        f"{name}: {what} must answer; {'; '.join(problems)}. "
+        "`streamgauge up` starts one on this machine"
+    )
+
+
+@contextmanager
+def admin(bootstrap_servers: str, settings: Settings) -> Iterator[KafkaAdminClient]:
+    """An administration client; what goes wrong inside is a `ConfigError`."""
+    resolve(bootstrap_servers)
+    connect(bootstrap_servers)
+    client = None
+    try:
+        client = KafkaAdminClient(
+            bootstrap_servers=bootstrap_servers,
+            client_id="streamgauge-admin",
+            request_timeout_ms=ADMIN_TIMEOUT_MS,
+            bootstrap_timeout_ms=ADMIN_TIMEOUT_MS,
+            **client_options(settings),
+        )
+        yield client
+    except kafka_errors.KafkaError as error:
+        raise ConfigError(
+            f"bootstrap_servers: {bootstrap_servers} answers, but not as a Kafka broker should: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        if client is not None:
+            client.close()
+
+
+def partition_counts(client: KafkaAdminClient) -> dict[str, int]:
+    """Number of partitions of every topic."""
+    topics = client.describe_topics()
+    return {topic["name"]: len(topic["partitions"]) for topic in topics}
+
+
+def require_topic(
+    bootstrap_servers: str, topic: str, create_partitions: int | None, settings: Settings
+) -> int:
+    """The number of partitions of `topic`, which is created first if that was asked for.
+
+    Raises:
+        ConfigError: the topic is missing, or has another number of partitions than asked for.
+    """
+    with admin(bootstrap_servers, settings) as client:
+        found = partition_counts(client).get(topic)
+        if found is None and create_partitions is None:
+            raise ConfigError(
+                f"topic {topic!r} must exist on {bootstrap_servers}; it does not. `streamgauge "
+                "run` creates the topics it writes, `streamgauge produce --partitions N` the input"
+            )
+        if found is None:
+            assert create_partitions is not None
+            options = {"num_partitions": create_partitions}
+            client.create_topics({topic: options}, wait_for_metadata=True)
+            return create_partitions
+    if create_partitions not in (None, found):
+        raise ConfigError(
+            f"topic {topic!r} must have {create_partitions} partitions; it has {found}"
+        )
+    return found

@@ -1,0 +1,194 @@
+"""Processes are started for what only a process can show: exit codes and what it imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from fixtures.paths import ROOT
+from streamgauge.pipeline.cli import main
+from streamgauge.pipeline.cli.main import app
+from streamgauge.pipeline.console import progress
+
+COMMANDS = {
+    "up",
+    "status",
+    "down",
+    "produce",
+    "train",
+    "tune",
+    "run",
+    "stop",
+    "audit",
+    "evaluate",
+    "state export",
+    "state import",
+    "state inspect",
+    "state erase",
+    "backtest",
+    "alerts tail",
+    "doctor",
+    "demo",
+    "version",
+}
+
+
+def _leaves(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    command = command or typer.main.get_command(app)
+    if not hasattr(command, "commands"):
+        yield " ".join(path), command
+        return
+    for name, child in command.commands.items():
+        yield from _leaves(child, (*path, name))
+
+
+def _streamgauge(
+    *words: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from streamgauge.pipeline.cli.main import main; main()", *words],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "100", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_all_commands_are_there() -> None:
+    assert {name for name, _ in _leaves()} == COMMANDS
+
+
+@pytest.mark.parametrize(("name", "command"), list(_leaves()), ids=[name for name, _ in _leaves()])
+def test_every_command_and_every_option_explains_itself(name: str, command: Any) -> None:
+    assert command.help
+    for option in command.params:
+        assert getattr(option, "help", None), f"{name} {option.name}"
+    if name != "version":
+        assert command.epilog.startswith(f"Example: streamgauge {name.split()[0]}")
+
+
+def test_help_answers_without_loading_anything_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['streamgauge', '--help']\n"
+        "from streamgauge.pipeline.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'pyarrow', 'apache_beam', 'torch', 'kafka', 'confluent_kafka'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "threads"),
+    [
+        ("demo", "1 1"),
+        ("train", "None None"),
+        ("tune", "None None"),
+        ("evaluate", "1 None"),
+        ("backtest", "1 1"),
+    ],
+)
+def test_scoring_gets_one_blas_thread_and_training_many(command: str, threads: str) -> None:
+    code = (
+        f"import os, sys; sys.argv = ['streamgauge', '{command}', '--help']\n"
+        "names = ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS')\n"
+        "for name in names: os.environ.pop(name, None)\n"
+        "from streamgauge.pipeline.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*(os.environ.get(name) for name in names))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == threads
+
+
+def test_a_mendable_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    run = _streamgauge("produce", "--data", str(tmp_path), "--topic", "t")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.splitlines() == [
+        f"streamgauge: data: {tmp_path} must hold <entity>.test.parquet files or "
+        "data/<category>/<name>.csv; found an empty folder"
+    ]
+
+
+def test_a_missing_cluster_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    run = _streamgauge("status", "--dir", str(tmp_path))
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert "streamgauge up" in run.stderr
+
+
+def test_usage_errors_have_exit_code_2() -> None:
+    for words in (["bogus"], ["run"], ["produce", "--data", ".", "--topic", "t", "--format", "x"]):
+        assert CliRunner().invoke(app, words).exit_code == 2
+
+
+def test_an_interruption_has_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["streamgauge", "version"])
+    monkeypatch.setattr("importlib.metadata.version", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 130
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(sys, "argv", ["streamgauge", "version"])
+    monkeypatch.setattr("importlib.metadata.version", fail)
+    with pytest.raises(AssertionError, match="ours"):
+        main.main()
+
+
+def test_a_stray_word_is_not_passed_to_beam(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("artifact: a\n")
+    run = _streamgauge("run", "--config", str(file), "oops")
+    assert run.returncode == 2
+    assert run.stderr == "streamgauge: arguments for Beam must start with --; got 'oops'\n"
+
+
+def test_a_wrong_configuration_names_the_field(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("artifact: a\nflink:\n  paralelism: 2\n")
+    run = _streamgauge("run", "--config", str(file))
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert "flink.paralelism: unknown key; did you mean 'parallelism'?" in run.stderr
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 1.0, 11.0, 12.0, 30.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    lines: list[str] = []
+    with progress.progress("sending", 400, lines.append) as advance:
+        for _ in range(4):
+            advance(100)
+    assert lines == [
+        "sending: 200 of 400 events (50%), 18/s",
+        "sending: 400 of 400 events (100%), 13/s",
+    ]

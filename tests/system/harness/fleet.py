@@ -1,0 +1,71 @@
+"""The log that system tests feed: server machine data as 1,000 entities, some of it malformed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pytest
+
+from fixtures.paths import DATA
+from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.pipeline.data.datasets import Dataset, load
+from streamgauge.pipeline.data.produce import produce
+
+SMD = DATA / "smd"
+MACHINES, REPLICAS, ROWS = 10, 100, 200  # 1,000 entities of 200 events each
+EVENTS = MACHINES * REPLICAS * ROWS
+TURNS = 8  # JSON and Arrow alternate, so every entity speaks both
+MALFORMED_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """What was sent to a topic."""
+
+    events: int
+    malformed: int
+
+
+def produce_fleet(
+    cluster: ClusterInfo, topic: str, turns: Sequence[int] = range(TURNS)
+) -> Produced:
+    """Send 200,000 events of 1,000 entities: JSON and Arrow by turns, 1 % malformed."""
+    events = malformed = 0
+    rows = ROWS // TURNS
+    for turn in turns:
+        report = produce(
+            fleet(turn * rows, rows),
+            topic,
+            cluster.bootstrap_servers,
+            format="json" if turn % 2 == 0 else "arrow",
+            replicas=REPLICAS,
+            malformed_share=MALFORMED_SHARE,
+            seed=turn,
+            tell=lambda line: None,
+        )
+        events += report.events
+        malformed += report.dead_letters
+    return Produced(events, malformed)
+
+
+@lru_cache(maxsize=1)
+def server_machines() -> Dataset:
+    """The test part of the server machine data."""
+    if not SMD.is_dir():
+        pytest.fail(f"these tests read the server machine data; there is no folder {SMD}")
+    return load(SMD, "test")
+
+
+def fleet(first: int, rows: int) -> Dataset:
+    """Rows `[first, first + rows)` of ten machines."""
+    whole, part = server_machines(), slice(first, first + rows)
+    series = tuple(
+        dataclasses.replace(
+            one, event_time_us=one.event_time_us[part], values=one.values[part], labels=None
+        )
+        for one in whole.series[:MACHINES]
+    )
+    return dataclasses.replace(whole, series=series)
