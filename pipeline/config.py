@@ -87,7 +87,7 @@ class Input:
 class Scoring(ScoringPolicy):
     """How events are scored; `shards` is fixed for the life of a job's state."""
 
-    #: Slices of the entities; a small multiple of the parallelism keeps blocks large.
+    #: IncrementalSnapshot of the entities; a small multiple of the parallelism keeps blocks large.
     shards: int = 8
     #: Blocks held back behind a gap before it is given up and counted.
     held_blocks_max: int = 64
@@ -156,12 +156,12 @@ class State:
     #: Folder that all workers reach (a path, s3://…, gs://…); None keeps no snapshots.
     folder: str | None = None
     #: Seconds between two snapshots of a shard; kept at the beat of its health reports.
-    every_s: float = 300.0
+    snapshot_interval_s: float = 300.0
     #: State that is damaged: "fail", or "reset" the shard, whose entities start anew.
     on_damage: str = "fail"
 
     def __post_init__(self) -> None:
-        _at_least("state.every_s", self.every_s, 1)
+        _at_least("state.snapshot_interval_s", self.snapshot_interval_s, 1)
         _one_of("state.on_damage", self.on_damage, DAMAGE_POLICIES)
 
 

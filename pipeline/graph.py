@@ -1,6 +1,6 @@
 """The graph, whole, on one page: one `build()` for the live job and for the replay.
 
-    telemetry ─► ReadTelemetry ─► ScoreEntities ─► RaiseAlerts ─► WriteAlerts
+    telemetry ─► ReadTelemetry ─► ScoreEntities ─► FormatAlerts ─► WriteAlerts
                   │ dead letters   │  │  └ scores ──────────────► WriteScores
                   │                │  ├ drift reports ──────────► WriteDrift
                   │                │  └ shard health ───────────► WriteHealth
@@ -20,10 +20,10 @@ import apache_beam as beam
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.scoring.shard import ShardPolicy
-from streamgauge.models.state.snapshot_file import Origin
+from streamgauge.models.state.snapshot_file import StateIdentity
 from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.transforms.kafka.client import KafkaAccess
-from streamgauge.transforms.messages.alerts import RaiseAlerts
+from streamgauge.transforms.messages.alerts import FormatAlerts
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots
 from streamgauge.transforms.score import (
     DRIFT,
@@ -32,7 +32,7 @@ from streamgauge.transforms.score import (
     ArtifactRef,
     ScoreEntities,
     ScoringSpec,
-    StateSpec,
+    SnapshotSettings,
 )
 from streamgauge.transforms.sinks import files
 from streamgauge.transforms.sinks.files import WriteParts
@@ -57,13 +57,15 @@ def build(
     artifact: Artifact,
     reading: beam.PTransform,
     sinks: Sinks,
-    state: StateSpec,
+    state: SnapshotSettings,
     is_live: bool,
 ) -> None:
     """Put the steps together on pipeline `root`; live and replay differ in the arguments only."""
     read = root | "ReadTelemetry" >> reading
     scored = read.blocks | "ScoreEntities" >> scoring(config, artifact, state, is_live)
-    alerts = scored[TRANSITIONS] | "RaiseAlerts" >> RaiseAlerts(config.input.topic, artifact.digest)
+    alerts = scored[TRANSITIONS] | "FormatAlerts" >> FormatAlerts(
+        config.input.topic, artifact.digest
+    )
     alerts | "WriteAlerts" >> sinks.alerts
     if sinks.scores is not None:
         scored.scores | "WriteScores" >> sinks.scores
@@ -100,32 +102,34 @@ def source(config: Config, artifact: Artifact) -> Source:
     )
 
 
-def origin(config: Config) -> Origin:
+def origin(config: Config) -> StateIdentity:
     """Whose memory the shards keep."""
-    return Origin(config.input.topic, config.scoring.shards, config.input.routing)
+    return StateIdentity(config.input.topic, config.scoring.shards, config.input.routing)
 
 
-def live_state(config: Config, start_from: str | None = None) -> StateSpec:
+def live_state(config: Config, start_from: str | None = None) -> SnapshotSettings:
     """Where the live job keeps its snapshots; and the folder that it starts from, if any."""
     return _state(config, start_from, state_folder(config))
 
 
 def replay_state(
-    config: Config, start_from: str | None = None, keep_in: str | None = None
-) -> StateSpec:
+    config: Config, start_from: str | None = None, snapshot_folder: str | None = None
+) -> SnapshotSettings:
     """Snapshots of a replay: never those of the live job, and kept when its input ends."""
-    return _state(config, start_from, keep_in)
+    return _state(config, start_from, snapshot_folder)
 
 
-def _state(config: Config, start_from: str | None, keep_in: str | None) -> StateSpec:
-    if start_from is not None and start_from == keep_in:
+def _state(config: Config, start_from: str | None, snapshot_folder: str | None) -> SnapshotSettings:
+    if start_from is not None and start_from == snapshot_folder:
         raise ConfigError(
-            f"--state: must not be the folder that the job itself writes to, {keep_in}; "
+            f"--state: must not be the folder that the job itself writes to, {snapshot_folder}; "
             "make a copy with `streamgauge state export`"
         )
     # Named one by one now: what a folder holds later must not change where a shard starts.
     files = newest_snapshots(start_from) if start_from else {}
-    return StateSpec(origin(config), keep_in, config.state.every_s, files)
+    return SnapshotSettings(
+        origin(config), snapshot_folder, config.state.snapshot_interval_s, files
+    )
 
 
 def state_folder(config: Config) -> str | None:
@@ -133,7 +137,9 @@ def state_folder(config: Config) -> str | None:
     return f"{config.state.folder}/{config.name}" if config.state.folder else None
 
 
-def scoring(config: Config, artifact: Artifact, state: StateSpec, is_live: bool) -> ScoreEntities:
+def scoring(
+    config: Config, artifact: Artifact, state: SnapshotSettings, is_live: bool
+) -> ScoreEntities:
     """The scoring step, live or replayed."""
     return ScoreEntities(
         ScoringSpec(

@@ -25,7 +25,7 @@ from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
 from streamgauge.models.scoring.shard import Outcome, ShardPolicy, ShardScorer
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.epoch import TOKEN_BYTES
-from streamgauge.models.state.snapshot_file import Origin, decode_snapshot, encode_snapshot
+from streamgauge.models.state.snapshot_file import StateIdentity, decode_snapshot, encode_snapshot
 from streamgauge.transforms.messages.dead_letters import encode_dead_letters, set_aside
 from streamgauge.transforms.messages.drift import encode_drift_report
 from streamgauge.transforms.messages.health import encode_health
@@ -49,14 +49,14 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True)
-class StateSpec:
+class SnapshotSettings:
     """Where shards keep snapshots of their memory, and what they start from without state."""
 
     #: How entities are cut into shards; a snapshot of another cut is refused.
-    origin: Origin
+    origin: StateIdentity
     #: Folder for snapshots; None keeps none.
-    keep_in: str | None
-    every_s: float
+    snapshot_folder: str | None
+    snapshot_interval_s: float
     #: Path of the snapshot that each shard starts from; others start with nothing remembered.
     start_from: Mapping[int, str]
 
@@ -66,7 +66,7 @@ class ScoringSpec:
     """Everything the scoring step is told."""
 
     artifact: ArtifactRef
-    state: StateSpec
+    state: SnapshotSettings
     scoring: ScoringPolicy
     alerts: AlertPolicy
     shard: ShardPolicy
@@ -106,7 +106,7 @@ class ScoreBlocks(beam.DoFn):
     """Takes the state, calls the core, stores what changed, yields."""
 
     END = TimerSpec("end", TimeDomain.WATERMARK)
-    BEAT = TimerSpec("beat", TimeDomain.REAL_TIME)
+    HEARTBEAT = TimerSpec("heartbeat", TimeDomain.REAL_TIME)
 
     def __init__(self, spec: ScoringSpec) -> None:
         self._spec = spec
@@ -134,7 +134,7 @@ class ScoreBlocks(beam.DoFn):
         self,
         element: tuple[bytes, bytes],
         end: Any = beam.DoFn.TimerParam(END),
-        beat: Any = beam.DoFn.TimerParam(BEAT),
+        heartbeat: Any = beam.DoFn.TimerParam(HEARTBEAT),
         *,
         cells: Cells,
     ) -> Iterator[Any]:
@@ -142,7 +142,7 @@ class ScoreBlocks(beam.DoFn):
         cells = replace(cells, epoch=_ReadOnce(cells.epoch))
         if cells.epoch.read() is None:
             end.set(GlobalWindow().max_timestamp())
-            self._arm(beat)
+            self._arm(heartbeat)
             self._start(slot_of(key), cells)
         self._changed.add(slot_of(key))
         outcome = self._shards.process(slot_of(key), data, cells, _token())
@@ -155,43 +155,47 @@ class ScoreBlocks(beam.DoFn):
     @with_cells
     def at_end_of_input(self, key: Any = beam.DoFn.KeyParam, *, cells: Cells) -> Iterator[Any]:
         shard = slot_of(key)
-        if self._spec.state.keep_in and not self._spec.is_live:
+        if self._spec.state.snapshot_folder and not self._spec.is_live:
             self._keep(shard, cells)
         yield from self._reports(self._shards.flush_drift(shard, cells, _token()))
 
-    @on_timer(BEAT)
+    @on_timer(HEARTBEAT)
     @with_cells
-    def on_beat(
+    def on_heartbeat(
         self,
         key: Any = beam.DoFn.KeyParam,
-        beat: Any = beam.DoFn.TimerParam(BEAT),
+        heartbeat: Any = beam.DoFn.TimerParam(HEARTBEAT),
         *,
         cells: Cells,
     ) -> Iterator[Any]:
         spec, shard = self._spec, slot_of(key)
         now_s = time.monotonic()
         yield from self._reports(
-            self._shards.flush_if_quiet(shard, cells, _token(), now_s, spec.drift_window_s)
+            self._shards.flush_if_idle(shard, cells, _token(), now_s, spec.drift_window_s)
         )
         if self._is_due(shard, cells.epoch.read() or b"", now_s):
             if shard in self._changed:  # what this bundle says of it is not out yet
-                self._arm(beat, RETRY_S)
+                self._arm(heartbeat, RETRY_S)
                 return
             self._keep(shard, cells)
             self._kept[shard] = now_s, cells.epoch.read() or b""
         snapshot = self._shards.take_snapshot(shard, cells)
         yield TaggedOutput(HEALTH, encode_health(spec.topic, snapshot, _now_ms()))
-        self._arm(beat)
+        self._arm(heartbeat)
 
-    def _arm(self, beat: Any, delay_s: float | None = None) -> None:
+    def _arm(self, heartbeat: Any, delay_s: float | None = None) -> None:
         if self._spec.is_live:
-            beat.set(Timestamp.now() + Duration(delay_s or self._spec.health_interval_s))
+            heartbeat.set(Timestamp.now() + Duration(delay_s or self._spec.health_interval_s))
 
     def _is_due(self, shard: int, epoch: bytes, now_s: float) -> bool:
         """Whether the shard has changed since its last snapshot, and that is long enough ago."""
         state = self._spec.state
-        when_s, kept = self._kept.get(shard, (-state.every_s, b""))
-        return state.keep_in is not None and epoch != kept and now_s - when_s >= state.every_s
+        when_s, kept = self._kept.get(shard, (-state.snapshot_interval_s, b""))
+        return (
+            state.snapshot_folder is not None
+            and epoch != kept
+            and now_s - when_s >= state.snapshot_interval_s
+        )
 
     def _start(self, shard: int, cells: Cells) -> None:
         """Give a shard without state the snapshot that the job was told to start from."""
@@ -203,9 +207,9 @@ class ScoreBlocks(beam.DoFn):
     def _keep(self, shard: int, cells: Cells) -> None:
         """Write the shard's snapshot; one from an attempt that fails stands for its place too."""
         state = self._spec.state
-        assert state.keep_in
+        assert state.snapshot_folder
         data = encode_snapshot(self._shards.take_snapshot(shard, cells), state.origin)
-        write_snapshot(state.keep_in, shard, _now_ms(), data)
+        write_snapshot(state.snapshot_folder, shard, _now_ms(), data)
 
     def _outputs(self, scored: ScoredBlock) -> Iterator[Any]:
         spec = self._spec

@@ -17,7 +17,7 @@ from streamgauge.infra.errors import PartError
 from streamgauge.infra.local import flink, jars, kafka, workers
 from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
 from streamgauge.infra.processes import lifecycle
-from streamgauge.infra.processes.lifecycle import PartStatus, Say
+from streamgauge.infra.processes.lifecycle import Narrate, PartStatus
 from streamgauge.infra.processes.parts import Part, log_path
 from streamgauge.infra.processes.process import log_tail, wait_until
 
@@ -26,14 +26,14 @@ def silent(text: str) -> None:
     """Say nothing."""
 
 
-def up(spec: ClusterSpec, say: Say = silent) -> ClusterInfo:
+def up(spec: ClusterSpec, narrate: Narrate = silent) -> ClusterInfo:
     """Start what does not run yet, wait until all is healthy, and say where it is.
 
     Raises:
         InfraError: Java or Maven missing, a taken port, a part that does not come up. Parts
             that this call started are stopped again.
     """
-    found = jars.resolve(say, spec.jar_cache)
+    found = jars.resolve(narrate, spec.jar_cache)
     directory = spec.directory.resolve()
     info = ClusterInfo(
         directory, spec.task_managers, spec.slots, spec.ports, found, spec.worker_paths
@@ -48,11 +48,11 @@ def up(spec: ClusterSpec, say: Say = silent) -> ClusterInfo:
         if todo:
             flink.write_config(directory, info.ports, info.slots)
             info.save()
-            say("starting " + ", ".join(part.name for part in todo))
-        lifecycle.start(todo, directory, info.ports, say)
+            narrate("starting " + ", ".join(part.name for part in todo))
+        lifecycle.start(todo, directory, info.ports, narrate)
         for part in _parts(info):
             lifecycle.await_healthy(part, directory)
-    say(f"{'up' if todo else 'already up'} in {directory}")
+    narrate(f"{'up' if todo else 'already up'} in {directory}")
     return info
 
 
@@ -62,33 +62,33 @@ def status(directory: Path) -> list[PartStatus]:
     return [lifecycle.part_status(part, info.directory) for part in _parts(info)]
 
 
-def down(directory: Path, wipe: bool = False, say: Say = silent) -> None:
+def down(directory: Path, wipe: bool = False, narrate: Narrate = silent) -> None:
     """Stop every process of the cluster; fine when none runs.
 
     Args:
         directory: the cluster's folder.
         wipe: also remove the folder, topics and checkpoints included.
-        say: told one line per step.
+        narrate: told one line per step.
     """
     info = ClusterInfo.load(directory)
     with _locked(info.directory):
         running = _running(info.directory)
-        say(f"stopping {', '.join(running)}" if running else "nothing runs")
+        narrate(f"stopping {', '.join(running)}" if running else "nothing runs")
         lifecycle.stop_parts(info.directory, info.part_names)
         strays = lifecycle.stop_strays(info.directory)
         if strays:
-            say(f"stopped {strays} workers left behind")
+            narrate(f"stopped {strays} workers left behind")
     if wipe:
         shutil.rmtree(info.directory)
-        say(f"removed {info.directory}")
+        narrate(f"removed {info.directory}")
 
 
-def start_part(info: ClusterInfo, name: str, say: Say = silent) -> None:
+def start_part(info: ClusterInfo, name: str, narrate: Narrate = silent) -> None:
     """Start one part that does not run, and wait until it is healthy."""
     part = _part(info, name)
     if lifecycle.is_running(info.directory, name):
         raise PartError(f"{name} already runs as process {info.pids.get(name)}")
-    lifecycle.start([part], info.directory, info.ports, say)
+    lifecycle.start([part], info.directory, info.ports, narrate)
 
 
 def stop_part(info: ClusterInfo, name: str) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from streamgauge.infra.errors import DownloadError, MissingToolError
 from streamgauge.infra.patches.java_classes import add_patch_jar
 
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 
 JAVA_VERSION_MIN = 17
 FLINK_PACKAGE = "apache-flink-libraries==1.19.3"
@@ -45,11 +45,11 @@ class Jars:
     beam: Path
 
 
-def resolve(say: Say = lambda text: None, cache: Path | None = None) -> Jars:
+def resolve(narrate: Narrate = lambda text: None, cache: Path | None = None) -> Jars:
     """Find the jars, fetching what is missing.
 
     Args:
-        say: told one line per step, only when there is something to fetch.
+        narrate: told one line per step, only when there is something to fetch.
         cache: folder to keep the jars in; `None` is `default_cache()`.
 
     Raises:
@@ -60,9 +60,11 @@ def resolve(say: Say = lambda text: None, cache: Path | None = None) -> Jars:
     cache = cache or default_cache()
     return Jars(
         java=java,
-        kafka=_jar_set(cache, "kafka", _settings("kafka.xml"), _fetch_kafka, say),
-        flink=_jar_set(cache, "flink", " ".join((FLINK_PACKAGE, *FLINK_JARS)), _fetch_flink, say),
-        beam=_jar_set(cache, "beam", _settings("beam.xml", "beam_patch.py"), _fetch_beam, say),
+        kafka=_jar_set(cache, "kafka", _settings("kafka.xml"), _fetch_kafka, narrate),
+        flink=_jar_set(
+            cache, "flink", " ".join((FLINK_PACKAGE, *FLINK_JARS)), _fetch_flink, narrate
+        ),
+        beam=_jar_set(cache, "beam", _settings("beam.xml", "beam_patch.py"), _fetch_beam, narrate),
     )
 
 
@@ -110,61 +112,65 @@ def _settings(*names: str) -> str:
 
 
 def _jar_set(
-    cache: Path, name: str, description: str, fetch: Callable[[Path, Say], None], say: Say
+    cache: Path,
+    name: str,
+    description: str,
+    fetch: Callable[[Path, Narrate], None],
+    narrate: Narrate,
 ) -> Path:
     folder = cache / f"{name}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f"{name}.lock", say), tempfile.TemporaryDirectory(dir=cache) as work:
+    with _locked(cache / f"{name}.lock", narrate), tempfile.TemporaryDirectory(dir=cache) as work:
         if not folder.is_dir():  # another process may have made it while we waited
             staged = Path(work) / "jars"
             staged.mkdir()
-            fetch(staged, say)
+            fetch(staged, narrate)
             staged.rename(folder)
     return folder
 
 
 @contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
+def _locked(path: Path, narrate: Narrate) -> Iterator[None]:
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another streamgauge that downloads ({path.stem})")
+            narrate(f"waiting for another streamgauge that downloads ({path.stem})")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _fetch_kafka(staged: Path, say: Say) -> None:
-    _fetch_maven("kafka", staged, say)
+def _fetch_kafka(staged: Path, narrate: Narrate) -> None:
+    _fetch_maven("kafka", staged, narrate)
 
 
-def _fetch_beam(staged: Path, say: Say) -> None:
-    _fetch_maven("beam", staged, say)
+def _fetch_beam(staged: Path, narrate: Narrate) -> None:
+    _fetch_maven("beam", staged, narrate)
     add_patch_jar(staged)
 
 
-def _fetch_maven(name: str, staged: Path, say: Say) -> None:
+def _fetch_maven(name: str, staged: Path, narrate: Narrate) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise MissingToolError(
             f"the jars of {name} come through Maven once; found no mvn on PATH: install Maven 3"
         )
-    say(f"{name}: fetching jars through Maven (once)")
+    narrate(f"{name}: fetching jars through Maven (once)")
     # A copy: Maven must not write beside the installed package.
     pom = Path(shutil.copy(Path(__file__).with_name(f"{name}.xml"), staged.with_name("pom.xml")))
     command = [maven, "-B", "-f", str(pom), MAVEN_GOAL]
     command += ["-DincludeScope=runtime", f"-DoutputDirectory={staged}"]
-    _run_download(command, name, say)
+    _run_download(command, name, narrate)
 
 
-def _fetch_flink(staged: Path, say: Say) -> None:
-    say("flink: fetching jars from the Python package index, 230 MB (once)")
+def _fetch_flink(staged: Path, narrate: Narrate) -> None:
+    narrate("flink: fetching jars from the Python package index, 230 MB (once)")
     downloads = staged.with_name("flink")
     command = [*_pip(), "download", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
     command += ["--no-deps", "--no-binary", ":all:", "--dest", str(downloads), FLINK_PACKAGE]
-    _run_download(command, "flink", say)
+    _run_download(command, "flink", narrate)
     (archive,) = downloads.iterdir()
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -189,7 +195,7 @@ def _pip() -> list[str]:
     return [*lend, "python", "-m", "pip"]
 
 
-def _run_download(command: list[str], name: str, say: Say) -> None:
+def _run_download(command: list[str], name: str, narrate: Narrate) -> None:
     """Run a download to its end, saying how far it is."""
     lines: list[str] = []
     fetched = 0
@@ -205,7 +211,7 @@ def _run_download(command: list[str], name: str, say: Say) -> None:
                 if line.startswith("Downloaded from") and ".jar " in line:
                     fetched += 1
                     if fetched % 25 == 0:
-                        say(f"{name}: {fetched} jars")
+                        narrate(f"{name}: {fetched} jars")
         except BaseException:
             process.kill()
             raise

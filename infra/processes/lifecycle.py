@@ -20,7 +20,7 @@ from streamgauge.infra.processes.process import (
     wait_until,
 )
 
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 _STRAY_GRACE_S = 2.0
 
 
@@ -36,7 +36,7 @@ class PartStatus:
     log: Path
 
 
-def start(todo: Sequence[Part], directory: Path, ports: Ports, say: Say) -> None:
+def start(todo: Sequence[Part], directory: Path, ports: Ports, narrate: Narrate) -> None:
     """Start parts and wait until all are healthy; if one is not, stop them all again.
 
     Raises:
@@ -49,7 +49,7 @@ def start(todo: Sequence[Part], directory: Path, ports: Ports, say: Say) -> None
             _spawn(part, directory)
         for part in todo:
             await_healthy(part, directory)
-            say(f"{part.name} is healthy")
+            narrate(f"{part.name} is healthy")
     except BaseException:
         stop_parts(directory, [part.name for part in todo])
         raise

@@ -131,10 +131,10 @@ def wait_healthy(
         PartError: it died, or is not healthy in time; the text ends with its last log lines.
     """
 
-    def settled() -> bool:
+    def is_stationary() -> bool:
         return not is_running() or is_healthy()
 
-    in_time = wait_until(settled, deadline_s)
+    in_time = wait_until(is_stationary, deadline_s)
     if in_time and is_running():
         return
     what = "died while starting" if in_time else f"is not healthy after {deadline_s:g} s"

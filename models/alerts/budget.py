@@ -37,7 +37,7 @@ DAY_US = 86_400_000_000
 
 #: Fields of an entity's row; float64, since one event of many a second moves theta by 1e-8.
 FIELDS = (
-    ("theta", "<f8", ()),  # threshold on the log score
+    ("log_threshold", "<f8", ()),  # threshold on the log score
     ("credit", "<f8", ()),  # messages that may be sent
     ("budget_time_us", "<i8", ()),  # up to where the budget is counted; 0 = no event yet
     ("quiet_until_us", "<i8", ()),  # the end of the cool-down
@@ -74,21 +74,21 @@ class Start:
     """What calibration says about log scores; scalars, or (N,) of as many entities."""
 
     #: First threshold.
-    theta: np.ndarray | float
+    log_threshold: np.ndarray | float
     #: What the threshold sinks in a day.
-    eta: np.ndarray | float
+    threshold_rate: np.ndarray | float
     #: The threshold never sinks below.
     floor: np.ndarray | float
 
 
 def fill_new(rows: np.ndarray, spec: BudgetSpec, start: Start) -> None:
     """Write the state before the first event, in place."""
-    rows["theta"] = np.maximum(start.theta, start.floor)
+    rows["log_threshold"] = np.maximum(start.log_threshold, start.floor)
     rows["credit"] = spec.per_day * CREDIT_DAYS
     rows["budget_time_us"] = rows["quiet_until_us"] = 0
 
 
-class Terms(NamedTuple):
+class BudgetParams(NamedTuple):
     """A budget as compiled code sees it."""
 
     per_day: float
@@ -96,7 +96,7 @@ class Terms(NamedTuple):
     cooldown_us: int
 
     @classmethod
-    def of(cls, spec: BudgetSpec) -> Terms:
+    def of(cls, spec: BudgetSpec) -> BudgetParams:
         """The terms of a spec."""
         return cls(spec.per_day, 1.0 + spec.per_day * CREDIT_DAYS_MAX, int(spec.cooldown_s * 1e6))
 
@@ -107,7 +107,7 @@ def decide(
     log_score: float,
     event_time_us: int,
     may_tell: bool,
-    terms: Terms,
+    terms: BudgetParams,
     eta: float,
     floor: float,
 ) -> tuple[bool, bool]:
@@ -129,11 +129,11 @@ def decide(
     before = row.budget_time_us
     now = max(before, event_time_us)
     days = (now - before) / DAY_US if before > 0 else 0.0
-    due = may_tell and log_score > row.theta and now >= row.quiet_until_us
+    due = may_tell and log_score > row.log_threshold and now >= row.quiet_until_us
     credit = min(row.credit + terms.per_day * days, terms.credit_max)
     sent = due and credit >= 1.0
     rise = (1.0 / terms.per_day if due else 0.0) - (days if may_tell else 0.0)
-    row.theta = max(row.theta + eta * rise, floor)
+    row.log_threshold = max(row.log_threshold + eta * rise, floor)
     row.credit = credit - 1.0 if sent else credit
     row.budget_time_us = now
     if due:
@@ -161,8 +161,8 @@ def messages(
     fill_new(rows, spec, start)
     allowed = np.ones(log_score.shape, bool) if may_tell is None else may_tell
     times = np.broadcast_to(event_time_us, log_score.shape)
-    eta, floor = (np.broadcast_to(one, len(rows)) for one in (start.eta, start.floor))
-    return _messages(rows, log_score, times, allowed, Terms.of(spec), eta, floor)
+    eta, floor = (np.broadcast_to(one, len(rows)) for one in (start.threshold_rate, start.floor))
+    return _messages(rows, log_score, times, allowed, BudgetParams.of(spec), eta, floor)
 
 
 @njit(error_model="numpy", cache=True)
@@ -171,7 +171,7 @@ def _messages(
     log_score: np.ndarray,
     event_time_us: np.ndarray,
     may_tell: np.ndarray,
-    terms: Terms,
+    terms: BudgetParams,
     eta: np.ndarray,
     floor: np.ndarray,
 ) -> np.ndarray:

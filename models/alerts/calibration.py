@@ -39,7 +39,7 @@ class Calibration:
     tail_shape: float
     tail_scale: float
 
-    def once_in(self, score: np.ndarray) -> np.ndarray:
+    def rarity_1_in_n(self, score: np.ndarray) -> np.ndarray:
         """How rare a score at least this high is: 1 event in N; float32, 1 to 1e9.
 
         NaN becomes the largest N: a score that cannot be compared is not a quiet one.
@@ -52,9 +52,9 @@ class Calibration:
         log_n = np.where(np.isnan(exact), np.log(ONCE_IN_MAX), log_n)
         return np.exp(np.clip(log_n, 0.0, np.log(ONCE_IN_MAX))).astype(np.float32)
 
-    def threshold(self, once_in: float) -> float:
-        """The score that is exceeded once in `once_in` events on normal data."""
-        log_n = np.log(np.clip(once_in, 1.0, ONCE_IN_MAX))
+    def threshold(self, rarity_1_in_n: float) -> float:
+        """The score that is exceeded once in `rarity_1_in_n` events on normal data."""
+        log_n = np.log(np.clip(rarity_1_in_n, 1.0, ONCE_IN_MAX))
         beyond = log_n + np.log(self.tail_share)
         if beyond <= 0:
             return float(np.interp(log_n, self.log_once_in, self.grid))

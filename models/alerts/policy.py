@@ -30,39 +30,39 @@ from streamgauge.models.errors import ConfigError
 
 # From this rarity on an event is a surprise. On the development sets 1 in 20 finds most: AUC-PR
 # of server machines and services .530 and .505, against .511 and .492 at 1 in 5, .479 at 1 in 300.
-SURPRISE_ONCE_IN = 20.0
+SURPRISE_RARITY = 20.0
 CALM_EVENTS = 10  # in a row after which an entity is calm
 
-NOW_RATE = 0.1  # how fast unrest follows the entity
-USUAL_RATE = 0.01  # how fast the usual one does, once it stands for as many events
+RECENT_RATE = 0.1  # how fast unrest follows the entity
+BASELINE_RATE = 0.01  # how fast the usual one does, once it stands for as many events
 # A flat line is settled as well; so is what lies beyond where standard values are clipped, or
 # an entity whose unit changes would never be watched again.
-SETTLED_RATIO, SETTLED_LEAST = 2.0, 0.01
+STATIONARY_RATIO, STATIONARY_LEAST = 2.0, 0.01
 # What one event that is not settled takes back: noise is taken for unrest now and then.
-UNSETTLED_PRICE = 10
+UNSTEADY_EVENT_COST = 10
 
 # A score half as high again is news. What was told is the highest score of the 50 events from the
 # message on: by then a smoothed score has come within a tenth of where a step takes it.
-WORSE_RATIO, TOLD_EVENTS = 1.5, 50
+WORSE_RATIO, MESSAGE_EVENTS = 1.5, 50
 
 PER_ENTITY_DAY_MAX = 86_400.0
 COOLDOWN_S_MAX = 30 * 86_400.0
 
-#: Fields of an entity's row that belong to its alerts. `episode_events` 0 = none is open.
+#: Fields of an entity's row that belong to its alerts. `alert_events` 0 = none is open.
 FIELDS = (
     *budget.FIELDS,
-    ("unrest_usual", "<f8", ()),
-    ("unrest_now", "<f8", ()),
-    ("episode_offset", "<i8", ()),
-    ("episode_time_us", "<i8", ()),
-    ("episode_partition", "<i4", ()),
-    ("episode_row", "<i4", ()),
-    ("episode_events", "<u4", ()),
-    ("episode_peak", "<f4", ()),
-    ("told_events", "<u4", ()),  # since the last message
-    ("told_peak", "<f4", ()),  # highest score that it stands for
-    ("surprised", "<u4", ()),  # calm events until the entity learns again
-    ("settled_events", "<u4", ()),  # of those it did not learn from
+    ("step_size_baseline", "<f8", ()),
+    ("step_size_recent", "<f8", ()),
+    ("alert_offset", "<i8", ()),
+    ("alert_time_us", "<i8", ()),
+    ("alert_partition", "<i4", ()),
+    ("alert_row", "<i4", ()),
+    ("alert_events", "<u4", ()),
+    ("alert_peak", "<f4", ()),
+    ("message_events", "<u4", ()),  # since the last message
+    ("message_peak", "<f4", ()),  # highest score that it stands for
+    ("calm_events_left", "<u4", ()),  # calm events until the entity learns again
+    ("stationary_events", "<u4", ()),  # of those it did not learn from
 )
 
 WARMING, NORMAL, ANOMALOUS = 0, 1, 2
@@ -70,7 +70,7 @@ VERDICTS = ("warming", "normal", "anomalous")
 
 #: What is told of an event, as bits: an alert opened, was told again, closed; and the entity's
 #: new level is its normal one from here on, which closes its alert.
-OPENED, UPDATED, CLOSED, RENEWED = 1, 2, 4, 8
+OPENED, UPDATED, CLOSED, BASELINE_ACCEPTED = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class AlertPolicy:
     #: Settled events of a lasting change after which it is the new normal; 0 = never.
     new_normal_after: int = 2_000
     #: From this rarity on an alert is critical, below it a warning.
-    critical_once_in: float = 1_000.0
+    critical_rarity_1_in_n: float = 1_000.0
 
     def __post_init__(self) -> None:
         if not 0 < self.per_entity_day <= PER_ENTITY_DAY_MAX:

@@ -26,7 +26,7 @@ class Thresholds:
     """First thresholds on log scores; row 0 for an entity never seen, then one per entity."""
 
     #: (1 + E, B) float64, by the budgets of `PER_DAY`.
-    theta: np.ndarray
+    log_threshold: np.ndarray
     #: (1 + E,) float64, standard deviation and median of the log score.
     deviation: np.ndarray
     median: np.ndarray
@@ -35,13 +35,13 @@ class Thresholds:
         """Where the controller starts under a budget, arrays (1 + E,)."""
         at = np.log(PER_DAY[::-1])
         wanted = np.log(spec.per_day)
-        theta = np.array([np.interp(wanted, at, one[::-1]) for one in self.theta])
-        return Start(theta, ETA_STD * self.deviation, self.median)
+        log_threshold = np.array([np.interp(wanted, at, one[::-1]) for one in self.log_threshold])
+        return Start(log_threshold, ETA_STD * self.deviation, self.median)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As named arrays for the artifact."""
         return {
-            "thresholds.theta": self.theta,
+            "thresholds.theta": self.log_threshold,
             "thresholds.deviation": self.deviation,
             "thresholds.median": self.median,
         }
@@ -94,5 +94,5 @@ def fit(scores: Sequence[np.ndarray], times_us: Sequence[np.ndarray]) -> Thresho
 
 def _of_one(level: np.ndarray, time_us: np.ndarray, budgets: Sequence[BudgetSpec]) -> np.ndarray:
     """First thresholds, deviation and median of one entity's log scores."""
-    theta = [first_threshold(level, time_us, spec) for spec in budgets]
-    return np.array([*theta, level.std(), np.median(level)])
+    log_threshold = [first_threshold(level, time_us, spec) for spec in budgets]
+    return np.array([*log_threshold, level.std(), np.median(level)])

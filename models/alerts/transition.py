@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import CLOSED, OPENED, RENEWED, AlertPolicy
+from streamgauge.models.alerts.policy import BASELINE_ACCEPTED, CLOSED, OPENED, AlertPolicy
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import Block
 from streamgauge.models.blocks.scored_block import BACK_TO_NORMAL, NEW_NORMAL, Transition
 from streamgauge.models.state.entity_row import Record
 
 
-class Said(NamedTuple):
+class EventScore(NamedTuple):
     """What the kernel said of an event."""
 
     score: float
@@ -26,7 +26,7 @@ class Said(NamedTuple):
 _Features = list[tuple[str, float | None, float, float]]
 
 
-class Teller:
+class TransitionBuilder:
     """Puts transitions together under one artifact."""
 
     #: Features named in an alert.
@@ -35,10 +35,16 @@ class Teller:
     def __init__(self, artifact: Artifact, policy: AlertPolicy) -> None:
         self._names = artifact.schema.names
         self._calibration = artifact.calibration
-        self._critical_once_in = policy.critical_once_in
+        self._critical_once_in = policy.critical_rarity_1_in_n
 
     def tell(
-        self, block: Block, event: int, row: Record, said: Said, told: int, theta: float
+        self,
+        block: Block,
+        event: int,
+        row: Record,
+        said: EventScore,
+        told: int,
+        log_threshold: float,
     ) -> Transition:
         """The transition at one event.
 
@@ -48,12 +54,12 @@ class Teller:
             row: the entity's record behind it, before its alert is cleared.
             said: of the event.
             told: bits, see `models.alerts.policy`.
-            theta: what its log score had to pass for a message.
+            log_threshold: what its log score had to pass for a message.
         """
-        once_in, peak_once_in = self._calibration.once_in(
-            np.array([said.score, row["episode_peak"]], np.float32)
+        rarity_1_in_n, peak_rarity = self._calibration.rarity_1_in_n(
+            np.array([said.score, row["alert_peak"]], np.float32)
         ).tolist()
-        value, is_new_normal = block.features[event], bool(told & RENEWED)
+        value, is_new_normal = block.features[event], bool(told & BASELINE_ACCEPTED)
         return Transition(
             status=_status(told),
             entity_id=block.entity_id[event].as_py(),
@@ -62,15 +68,15 @@ class Teller:
             row=int(block.row[event]),
             event_time_us=int(block.event_time_us[event]),
             score=said.score,
-            once_in=once_in,
-            threshold=math.exp(theta),
-            severity="critical" if peak_once_in >= self._critical_once_in else "warning",
-            opened_partition=int(row["episode_partition"]),
-            opened_offset=int(row["episode_offset"]),
-            opened_row=int(row["episode_row"]),
-            opened_time_us=int(row["episode_time_us"]),
-            events=int(row["episode_events"]),
-            peak=float(row["episode_peak"]),
+            rarity_1_in_n=rarity_1_in_n,
+            threshold=math.exp(log_threshold),
+            severity="critical" if peak_rarity >= self._critical_once_in else "warning",
+            opened_partition=int(row["alert_partition"]),
+            opened_offset=int(row["alert_offset"]),
+            opened_row=int(row["alert_row"]),
+            opened_time_us=int(row["alert_time_us"]),
+            events=int(row["alert_events"]),
+            peak=float(row["alert_peak"]),
             features=self._moved(row, value)
             if is_new_normal
             else self._top(value, said.expected, said.parts),
@@ -108,4 +114,4 @@ def _status(told: int) -> str:
 def _reason(told: int) -> str | None:
     if not told & CLOSED:
         return None
-    return NEW_NORMAL if told & RENEWED else BACK_TO_NORMAL
+    return NEW_NORMAL if told & BASELINE_ACCEPTED else BACK_TO_NORMAL

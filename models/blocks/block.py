@@ -60,7 +60,7 @@ class Block:
     #: (N, F) float32 in raw units, NaN where missing.
     features: np.ndarray
     #: How often the partition's reader has had to jump over offsets that were gone.
-    jumps: int = 0
+    offset_resets: int = 0
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -84,7 +84,7 @@ class Block:
             self.event_time_us[indices],
             self.entity_id.take(pa.array(indices)),
             self.features[indices],
-            self.jumps,
+            self.offset_resets,
         )
 
     def after(self, offset: int) -> Block:
@@ -99,7 +99,7 @@ def encode_block(block: Block) -> bytes:
     header = _HEADER.pack(
         WIRE_FORMAT,
         feature_count,
-        block.jumps,
+        block.offset_resets,
         block.partition,
         block.previous_end,
         block.first_offset,
@@ -125,7 +125,7 @@ def decode_block(data: bytes) -> Block:
     Raises:
         StateFormatError: the bytes are of another wire format.
     """
-    wire_format, feature_count, jumps, partition, *place = _HEADER.unpack_from(data)
+    wire_format, feature_count, offset_resets, partition, *place = _HEADER.unpack_from(data)
     previous_end, first, end = place
     if wire_format != WIRE_FORMAT:
         raise StateFormatError(
@@ -145,7 +145,7 @@ def decode_block(data: bytes) -> Block:
         batch.column(2).to_numpy(),
         batch.column(3),
         features.reshape(-1, feature_count),
-        jumps,
+        offset_resets,
     )
 
 

@@ -25,7 +25,7 @@ class PartitionClock:
     latest_us: int = 0
     latest: str = ""
     #: Jumps of the partition's reader over offsets that were gone.
-    jumps: int = 0
+    offset_resets: int = 0
 
     def advance(self, time_us: np.ndarray, names: Sequence[str], codes: np.ndarray) -> np.ndarray:
         """Hear of events in offset order; returns the clock (N,) int64 at each of them.

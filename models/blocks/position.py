@@ -26,18 +26,18 @@ class Position:
     #: (shards,) int64, end offset of the last block sent to each shard.
     ends: np.ndarray
     #: How often offsets that were to be read next were gone.
-    jumps: int = 0
+    offset_resets: int = 0
     #: Kafka's identity of the topic (KIP-516): one of the same name may be another.
     topic_id: bytes = NO_TOPIC_ID
 
-    def jump(self, offset: int) -> None:
+    def offset_reset(self, offset: int) -> None:
         """Go on at `offset`, whatever was lost; the next links say so to every shard.
 
         They still name the ends before the jump: blocks may be on their way to a shard.
         """
         self.next_offset = offset
         self.ends = np.where(self.ends >= 0, JUMPED - self.ends, self.ends)
-        self.jumps += 1
+        self.offset_resets += 1
 
 
 def encode_position(position: Position) -> bytes:
@@ -45,7 +45,7 @@ def encode_position(position: Position) -> bytes:
     head = _HEAD.pack(
         POSITION_FORMAT,
         position.next_offset,
-        position.jumps,
+        position.offset_resets,
         position.topic_id,
         len(position.ends),
     )
@@ -64,11 +64,11 @@ def decode_position(data: bytes, shards: int) -> Position:
             f"reader state: this release reads format {POSITION_FORMAT}; got {data[0]}. "
             "Start from a savepoint of this release, or without state"
         )
-    _, next_offset, jumps, topic_id, count = _HEAD.unpack_from(data)
+    _, next_offset, offset_resets, topic_id, count = _HEAD.unpack_from(data)
     if count != shards:
         raise StateFormatError(
             f"reader state: the number of shards is fixed for the life of a state; it was made "
             f"with {count}, scoring.shards is {shards}. Set scoring.shards to {count}"
         )
     ends = np.frombuffer(data, "<i8", count, _HEAD.size).copy()
-    return Position(next_offset, ends, jumps, topic_id)
+    return Position(next_offset, ends, offset_resets, topic_id)

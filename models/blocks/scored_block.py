@@ -24,7 +24,7 @@ class Transition(msgspec.Struct, frozen=True):
     row: int
     event_time_us: int
     score: float
-    once_in: float
+    rarity_1_in_n: float
     #: What the score had to pass for a message, at this event.
     threshold: float
     severity: str
@@ -53,7 +53,7 @@ class ScoredBlock:
     #: float32, smoothed, high is anomalous.
     score: np.ndarray
     #: float32, the score's rarity: once in N events of this entity.
-    once_in: np.ndarray
+    rarity_1_in_n: np.ndarray
     #: uint8, see `alerting.VERDICTS`.
     verdict: np.ndarray
     #: float32, 0 at an entity's first event, which only the pool says anything about, to 1 where

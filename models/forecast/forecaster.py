@@ -31,7 +31,7 @@ from streamgauge.models.events.schema import Schema
 from streamgauge.models.forecast.linear import Linear
 from streamgauge.models.forecast.normaliser import Priors
 from streamgauge.models.forecast.spec import ForecasterSpec
-from streamgauge.models.kernel.buffers import Network, Scratch
+from streamgauge.models.kernel.buffers import PackedNetwork, Scratch
 from streamgauge.models.scoring.waves import Lanes, Results, score_rows
 from streamgauge.models.state.entity_row import TERMS, Record, floats, heads, row_dtype
 
@@ -117,7 +117,7 @@ class Forecaster:
         coefficients = np.concatenate([linear.pooled[None], linear.entity])  # (1 + E, L, F)
         given = (self.weights, coefficients, priors.std_floor)
         #: The same for compiled code, and the memory it works in: one call at a time.
-        self.network = Network.of(spec, *given, self.dtype)
+        self.network = PackedNetwork.of(spec, *given, self.dtype)
         self.scratch, self._lanes = Scratch.of(schema.bounds(), spec.hidden), Lanes.new()
         self._step_scratch = Scratch.of(schema.bounds(), spec.hidden, keeps_residuals=True)
 
@@ -132,9 +132,9 @@ class Forecaster:
         rows["hidden"] = 0.0
         rows["lags"] = 0.0
         rows["season"] = rows["season_weight"] = 0.0
-        rows["seen"] = 0
+        rows["event_count"] = 0
         rows["smoothed_fast"] = rows["smoothed_slow"] = scores.score**2
-        rows["prior"] = index + 1
+        rows["prior_index"] = index + 1
         for name, pooled, own in (
             ("mean", priors.mean, priors.entity_mean),
             ("var", priors.var, priors.entity_var),
@@ -143,7 +143,7 @@ class Forecaster:
             rows[name] = pooled
             rows[name][known] = own[at]
         # A known entity goes on at the slowest rate; a new one starts at its first event.
-        rows["weight"] = np.where(known, 1.0 / self.spec.normaliser.rate_min, 0.0)
+        rows["statistics_weight"] = np.where(known, 1.0 / self.spec.normaliser.rate_min, 0.0)
 
     def start_anew(self, row: Record) -> None:
         """Let an entity take its next event for its level, in place.
@@ -151,7 +151,7 @@ class Forecaster:
         As new ones do; but variances and residual scales go on from what they are, and the
         network remembers.
         """
-        for name in ("seen", "weight", "season", "season_weight"):
+        for name in ("event_count", "statistics_weight", "season", "season_weight"):
             row[name] = 0
         row["smoothed_fast"] = row["smoothed_slow"] = self.score_priors.score**2
 

@@ -11,7 +11,7 @@ from streamgauge.models.simd.matmul import COLUMNS, LANES, pack
 from streamgauge.models.state.entity_row import TERMS, Vectors, vectors_of
 
 
-class Terms(NamedTuple):
+class ModelParams(NamedTuple):
     """The numbers of a model."""
 
     lags: int
@@ -26,7 +26,7 @@ class Terms(NamedTuple):
     alpha_slow: np.float32
 
     @classmethod
-    def of(cls, spec: ForecasterSpec, features: int) -> Terms:
+    def of(cls, spec: ForecasterSpec, features: int) -> ModelParams:
         """As compiled code takes them."""
         norm, single = spec.normaliser, np.float32
         return cls(
@@ -43,11 +43,11 @@ class Terms(NamedTuple):
         )
 
 
-class Network(NamedTuple):
+class PackedNetwork(NamedTuple):
     """All that a step reads and never writes, as compiled code sees it."""
 
     at: Vectors
-    terms: Terms
+    terms: ModelParams
     #: Packed (2F + 3H, H + 1): mean and log sigma, reset, update and new gate from hidden.
     from_hidden: np.ndarray
     #: Packed (3H, F + 1): the same gates from the event.
@@ -64,7 +64,7 @@ class Network(NamedTuple):
         coefficients: np.ndarray,
         std_floor: np.ndarray,
         dtype: np.dtype,
-    ) -> Network:
+    ) -> PackedNetwork:
         """Lay out the arrays that `models.forecaster.weight_shapes` names for rows of `dtype`."""
 
         def biased(name: str, suffix: str = "") -> np.ndarray:
@@ -74,7 +74,7 @@ class Network(NamedTuple):
         hidden = [biased("mean."), biased("log_sigma."), biased("gru.", "_hh")]
         return cls(
             vectors_of(dtype),
-            Terms.of(spec, std_floor.shape[1]),
+            ModelParams.of(spec, std_floor.shape[1]),
             pack(np.vstack(hidden)),
             pack(biased("gru.", "_ih")),
             np.ascontiguousarray(coefficients, np.float32).reshape(-1),

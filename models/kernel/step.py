@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from streamgauge.models.kernel.buffers import Network, Scratch, Terms
+from streamgauge.models.kernel.buffers import ModelParams, PackedNetwork, Scratch
 from streamgauge.models.simd.functions import exp, season_bin
 from streamgauge.models.simd.matmul import LANES, product
 from streamgauge.models.simd.prefetch import LINE_FLOATS, prefetch
@@ -81,8 +81,8 @@ class _Event(NamedTuple):
 
     x: int
     row: int
-    usual: int
-    prior: int
+    seasonal_baseline: int
+    prior_index: int
     lane: int
     is_first: bool  # that anything is learned from
     has_past: bool
@@ -105,7 +105,7 @@ def step_group(
     following: np.ndarray,
     count: int,
     width: int,
-    network: Network,
+    network: PackedNetwork,
     scratch: Scratch,
 ) -> None:
     """Score an event of each of `count` entities, then advance their rows past it, in place.
@@ -142,15 +142,17 @@ def step_group(
         sums = _features(event, memory, at, terms)
         score[lane], loss[lane], change[lane] = _smooth(head, sums, terms)
         if learn[lane]:
-            head.weight += _ONE
-        head.seen += np.uint32(1)
+            head.statistics_weight += _ONE
+        head.event_count += np.uint32(1)
     product(network.from_event, scratch.event, scratch.event_at, count, scratch.from_event)
     for lane in range(count):
         _advance(hidden_at[lane], lane, memory)
 
 
 @njit(error_model="numpy", inline="always")
-def _memory_of(floats: np.ndarray, x: np.ndarray, network: Network, scratch: Scratch) -> _Memory:
+def _memory_of(
+    floats: np.ndarray, x: np.ndarray, network: PackedNetwork, scratch: Scratch
+) -> _Memory:
     """The arrays as addresses: references to arrays would be counted at each event."""
     features = len(scratch.lower)
     return _Memory(
@@ -202,10 +204,10 @@ def _event_of(
     learns: bool,
     memory: _Memory,
     at: Vectors,
-    terms: Terms,
+    terms: ModelParams,
 ) -> _Event:
     """How far an event is believed; counts it where the usual levels of its season learn."""
-    floats, weight, season_rate = memory.floats, head.weight, _ZERO
+    floats, weight, season_rate = memory.floats, head.statistics_weight, _ZERO
     if learns:
         weighed = floats[row + at.season_weight + season] + _ONE
         floats[row + at.season_weight + season] = weighed
@@ -216,10 +218,10 @@ def _event_of(
         row,
         row + at.season + season * memory.features,
         # A damaged row must not lead out of memory.
-        min(int(head.prior), memory.priors - 1),
+        min(int(head.prior_index), memory.priors - 1),
         lane,
         weight < _ONE,
-        head.seen > 0,
+        head.event_count > 0,
         learns,
         season_rate,
         max(_ONE / (weight + _ONE), terms.rate_min),
@@ -231,7 +233,7 @@ def _event_of(
 
 @njit(error_model="numpy", inline="always")
 def _smooth(
-    head: Record, sums: tuple[np.float32, np.float32, np.float32, np.float32], terms: Terms
+    head: Record, sums: tuple[np.float32, np.float32, np.float32, np.float32], terms: ModelParams
 ) -> tuple[np.float32, np.float32, np.float32]:
     """Fold features into one smoothed number; the score, loss and change."""
     parts, count, losses, changes = sums
@@ -246,7 +248,7 @@ def _smooth(
 
 @njit(error_model="numpy", inline="always")
 def _features(
-    event: _Event, memory: _Memory, at: Vectors, terms: Terms
+    event: _Event, memory: _Memory, at: Vectors, terms: ModelParams
 ) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """Score and learn all features; the sums of parts, comparisons, losses and changes."""
     parts = counts = losses = changes = _ZERO
@@ -274,7 +276,7 @@ def _features(
 
 @njit(error_model="numpy", inline="always")
 def _compare(
-    j: int, left: int, event: _Event, memory: _Memory, at: Vectors, terms: Terms
+    j: int, left: int, event: _Event, memory: _Memory, at: Vectors, terms: ModelParams
 ) -> tuple[Wide, Wide, Wide, Wide]:
     """Standardise features, hold them to forecasts, mean squares and usual levels, and learn."""
     floats, clip, cap, size = memory.floats, terms.clip, terms.cap, memory.features
@@ -284,7 +286,7 @@ def _compare(
     mean, var = load(floats, row + at.mean, left, _ZERO), load(floats, row + at.var, left, _ONE)
     scale = load(floats, row + at.scale, left, _ONE)
     scale_linear = load(floats, row + at.scale + size, left, _ONE)
-    usual = load(floats, event.usual + j, left, _ZERO)
+    seasonal_baseline = load(floats, event.seasonal_baseline + j, left, _ZERO)
     last = load(floats, row + at.lags, left, _ZERO)
     linear = _linear(j, left, event, memory, at, terms)
     said = event.lane * memory.past + j
@@ -304,7 +306,7 @@ def _compare(
     off, off_linear = (z - forecast) * exp(-log_sigma), z - linear
     off, off_linear = off * off, off_linear * off_linear
     ratio, ratio_linear = min(off / scale, cap), min(off_linear / scale_linear, cap)
-    level, step = z - usual, z - last
+    level, step = z - seasonal_baseline, z - last
     part = (min(ratio, ratio_linear) + min(level * level, cap) * terms.level_weight) * mask
 
     place = event.lane * size
@@ -319,10 +321,15 @@ def _compare(
         for lag in range(1, terms.lags):
             store(floats, row + at.lags + lag * size, left, z)
     if event.learns:  # see `models.forecast.normaliser`
-        store(floats, event.usual + j, left, usual + level * gain * event.season_rate)
+        store(
+            floats,
+            event.seasonal_baseline + j,
+            left,
+            seasonal_baseline + level * gain * event.season_rate,
+        )
         mean = mean + z * std * gain * event.rate
         wider = (z * z - _ONE) * gain * event.var_rate + _ONE
-        floor = load(memory.var_floors, event.prior * size + j, left, _ZERO)
+        floor = load(memory.var_floors, event.prior_index * size + j, left, _ZERO)
         store(floats, row + at.var, left, max(var * wider, floor))
         compared = mask * event.scale_rate
         wider = (ratio - _ONE) * compared + _ONE
@@ -335,14 +342,16 @@ def _compare(
 
 
 @njit(error_model="numpy", inline="always")
-def _linear(j: int, left: int, event: _Event, memory: _Memory, at: Vectors, terms: Terms) -> Wide:
+def _linear(
+    j: int, left: int, event: _Event, memory: _Memory, at: Vectors, terms: ModelParams
+) -> Wide:
     """Forecast features from their lags, and make room for the next."""
     size, lags, floats = memory.features, terms.lags, memory.floats
     sums = spread(_ZERO)
     for lag in range(lags - 1, -1, -1):  # the oldest first, so each can make room for the next
         old = event.row + at.lags + lag * size + j
         value = load(floats, old, left, _ZERO)
-        weight = (event.prior * lags + lag) * size + j
+        weight = (event.prior_index * lags + lag) * size + j
         sums = sums + load(memory.coefficients, weight, left, _ZERO) * value
         if lag + 1 < lags:
             store(floats, old + size, left, value)

@@ -21,9 +21,9 @@ import msgspec
 import numpy as np
 
 from streamgauge.models.alerts import decision
-from streamgauge.models.alerts.decision import Rules
-from streamgauge.models.alerts.policy import CLOSED, RENEWED, AlertPolicy
-from streamgauge.models.alerts.transition import Said, Teller
+from streamgauge.models.alerts.decision import AlertRules
+from streamgauge.models.alerts.policy import BASELINE_ACCEPTED, CLOSED, AlertPolicy
+from streamgauge.models.alerts.transition import EventScore, TransitionBuilder
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import ERASURE, Block
 from streamgauge.models.blocks.event_clock import PartitionClock
@@ -34,8 +34,8 @@ from streamgauge.models.scoring.waves import (
     Clocks,
     Events,
     Lanes,
-    Policy,
     Results,
+    WavePolicy,
     are_silent,
     arrange,
     must_forget,
@@ -82,11 +82,11 @@ class Scorer:
         #: The policies in force, as bytes; equal bytes, equal policies.
         self.policies = _policy_bytes(policy, alerts)
         self._alerts = alerts
-        self._rules = Rules.of(alerts, artifact.calibration, artifact.thresholds)
-        self._teller = Teller(artifact, alerts)
+        self._rules = AlertRules.of(alerts, artifact.calibration, artifact.thresholds)
+        self._teller = TransitionBuilder(artifact, alerts)
         warmup = artifact.washout_events if policy.warmup_events is None else policy.warmup_events
         ttl_us = policy.entity_ttl_s * 1_000_000
-        self._compiled = Policy(warmup, ttl_us, policy.late == "set_aside")
+        self._compiled = WavePolicy(warmup, ttl_us, policy.late == "set_aside")
         dtype = artifact.forecaster.dtype
         self.layout = Layout.of(dtype, artifact.schema.fingerprint(), artifact.digest)
         self._lanes = Lanes.new()
@@ -100,8 +100,8 @@ class Scorer:
 
     def step(self, table: EntityTable, block: Block) -> ScoredBlock:
         """Score `block` and advance `table` in place."""
-        if block.jumps:
-            self._follow_jump(table, block)
+        if block.offset_resets:
+            self._follow_offset_reset(table, block)
         if not len(block):
             return self._finish(_Run(block, *np.empty((2, 0), np.int64)))
         names, codes = block.entities()
@@ -132,15 +132,17 @@ class Scorer:
         for lane in np.flatnonzero(lanes.told[:count]).tolist():
             row, told = table.rows[lanes.rows[lane]], int(lanes.told[lane])
             here = slice(lane * size, (lane + 1) * size)
-            said = Said(float(scratch.score[lane]), scratch.part[here], scratch.expected[here])
-            event, theta = int(lanes.events[lane]), float(lanes.theta[lane])
-            if told != RENEWED:  # a new normal where nothing was told is no news
-                transition = self._teller.tell(run.block, event, row, said, told, theta)
+            said = EventScore(
+                float(scratch.score[lane]), scratch.part[here], scratch.expected[here]
+            )
+            event, log_threshold = int(lanes.events[lane]), float(lanes.log_threshold[lane])
+            if told != BASELINE_ACCEPTED:  # a new normal where nothing was told is no news
+                transition = self._teller.tell(run.block, event, row, said, told, log_threshold)
                 run.transitions.append(transition)
             if told & CLOSED:
-                row["episode_events"] = 0
-            if told & RENEWED:
-                row["surprised"] = row["settled_events"] = 0
+                row["alert_events"] = 0
+            if told & BASELINE_ACCEPTED:
+                row["calm_events_left"] = row["stationary_events"] = 0
                 self._forecaster.start_anew(row)
 
     def _forget(self, table: EntityTable, run: _Run, clocks: Clocks, group: np.ndarray) -> None:
@@ -152,21 +154,21 @@ class Scorer:
             name, rows = table.entity_ids[place], table.rows[place : place + 1]
             if run.block.row[event] == ERASURE:
                 run.place[event] = -1
-                table.unname([name])
+                table.forget_names([name])
             elif not must_forget(heads(rows)[0], event, run.events, clocks, self._compiled.ttl_us):
                 continue
             rows[:] = np.zeros(1, self.layout.dtype)
             self._fill_new(rows, [name])
 
     @staticmethod
-    def _follow_jump(table: EntityTable, block: Block) -> None:
+    def _follow_offset_reset(table: EntityTable, block: Block) -> None:
         """Let a partition's entities warm up again if events were lost since its last block."""
         clock = table.clocks.setdefault(block.partition, PartitionClock())
-        if block.jumps > clock.jumps:
-            clock.jumps = block.jumps
+        if block.offset_resets > clock.offset_resets:
+            clock.offset_resets = block.offset_resets
             rows = table.rows[: len(table)]
             from_here = rows["partition"] == block.partition
-            rows["seen"][from_here] = np.minimum(rows["seen"][from_here], 1)
+            rows["event_count"][from_here] = np.minimum(rows["event_count"][from_here], 1)
 
     def evict(self, table: EntityTable) -> None:
         """Drop entities that were erased or that their next event would restart.
@@ -216,9 +218,9 @@ class Scorer:
             told = tuple(one[kept] for one in told)
         score, verdict, confidence, loss = told
         run.transitions.sort(key=lambda t: (t.offset, t.row))
-        once_in = self._artifact.calibration.once_in(score)
+        rarity_1_in_n = self._artifact.calibration.rarity_1_in_n(score)
         erased = len(run.erasures)
-        said = (score, once_in, verdict, confidence, loss)
+        said = (score, rarity_1_in_n, verdict, confidence, loss)
         return ScoredBlock(block, *said, run.transitions, aside, len(late), erased)
 
 

@@ -24,8 +24,12 @@ from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state import log
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable, Layout
-from streamgauge.models.state.epoch import Epoch, Reach, decode_epoch, encode_epoch
-from streamgauge.models.state.incremental_snapshot import TAKES_SLICES, Slices, Turns
+from streamgauge.models.state.epoch import Epoch, PartitionProgress, decode_epoch, encode_epoch
+from streamgauge.models.state.incremental_snapshot import (
+    LOG_GROWTH_MAX,
+    IncrementalSnapshot,
+    SnapshotScheduler,
+)
 from streamgauge.models.state.snapshot_file import ShardSnapshot
 
 DAMAGE_POLICIES = ("fail", "reset")
@@ -33,7 +37,7 @@ DAMAGE_POLICIES = ("fail", "reset")
 #: A block that continues its chain: its bytes, and what they say.
 _Ready = tuple[bytes, Block]
 #: How far a shard has come in a partition of which it has heard nothing.
-_NOWHERE = Reach(NOTHING_BEFORE, NOTHING_BEFORE)
+_NOWHERE = PartitionProgress(NOTHING_BEFORE, NOTHING_BEFORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,11 @@ class _Live:
     #: The log does not hold what the table does: the next write is a snapshot.
     must_snapshot: bool = False
     #: What is left to be written of its snapshot; None if none is being written.
-    slices: Slices | None = None
+    slices: IncrementalSnapshot | None = None
 
 
 @dataclass(slots=True)
-class _Quiet:
+class _IdleSince:
     """The epoch a shard was last found in, and since when."""
 
     token: bytes
@@ -111,8 +115,8 @@ class ShardScorer:
         self._windows = windows
         self._policy = policy
         self._live: dict[int, _Live] = {}
-        self._quiet: dict[int, _Quiet] = {}
-        self._turns = Turns()
+        self._quiet: dict[int, _IdleSince] = {}
+        self._turns = SnapshotScheduler()
 
     @property
     def layout(self) -> Layout:
@@ -142,7 +146,7 @@ class ShardScorer:
                 outcome.drift += live.drift.add(scored)
             # The log holds what an erased entity sent; a snapshot does not.
             live.must_snapshot |= any(scored.erased for scored in outcome.scored)
-            if any(_tells(block) for _, block in ready):
+            if any(_changes_state(block) for _, block in ready):
                 self._store(live, cells, ready)
                 cells.drift.write(live.drift.to_bytes())
             self._renew(live, cells, token)
@@ -159,7 +163,7 @@ class ShardScorer:
         self._keep(shard, live)
         return reports
 
-    def flush_if_quiet(
+    def flush_if_idle(
         self, shard: int, cells: Cells, token: bytes, now_s: float, quiet_s: float
     ) -> list[WindowReport]:
         """Report the open drift windows of a shard that nothing has changed for `quiet_s`.
@@ -174,7 +178,7 @@ class ShardScorer:
         found = decode_epoch(cells.epoch.read()).token
         quiet = self._quiet.get(shard)
         if quiet is None or quiet.token != found:
-            self._quiet[shard] = _Quiet(found, now_s)
+            self._quiet[shard] = _IdleSince(found, now_s)
         elif now_s - quiet.since_s >= quiet_s:
             return self.flush_drift(shard, cells, token)
         return []
@@ -192,9 +196,11 @@ class ShardScorer:
         """
         kept, table = snapshot.epoch, snapshot.table
         # The reader is a new one and has jumped over nothing.
-        reached = {p: Reach(reach.began, reach.end) for p, reach in kept.reached.items()}
+        reached = {
+            p: PartitionProgress(reach.began, reach.end) for p, reach in kept.reached.items()
+        }
         for clock in table.clocks.values():
-            clock.jumps = 0
+            clock.offset_resets = 0
         epoch = Epoch(counts=kept.counts, reached=reached, policies=kept.policies)
         drift = self._windows.from_bytes(snapshot.shard, snapshot.drift)
         live = _Live(epoch, table, drift)
@@ -276,7 +282,7 @@ class ShardScorer:
         for data in arrived:
             block = decode_block(data)
             place = (block.previous_end, block.first_offset, block.end_offset)
-            held[block.partition, block.jumps, *place] = (block, data)
+            held[block.partition, block.offset_resets, *place] = (block, data)
         duplicates = len(arrived) - len(held)
         gap_given_up = None
         if len(held) > self._policy.held_blocks_max:
@@ -311,7 +317,7 @@ class ShardScorer:
         cell_bytes_max = log.cell_bytes_max(cells, log_bytes_max, policy.segment_bytes_max)
         before = epoch.log_bytes
         for data, block in scored:
-            if _tells(block):
+            if _changes_state(block):
                 log.append_block(cells, epoch, table.layout, data, cell_bytes_max)
         self._turns.stored_bytes += epoch.log_bytes - before
         if live.must_snapshot or epoch.policies != self._scorer.policies:
@@ -321,7 +327,7 @@ class ShardScorer:
                 live.slices = None
         elif epoch.log_bytes > log_bytes_max and (
             table_bytes <= policy.segment_bytes_max
-            or epoch.log_bytes > TAKES_SLICES * log_bytes_max
+            or epoch.log_bytes > LOG_GROWTH_MAX * log_bytes_max
         ):
             self._snapshot_at_once(live, cells)
         elif self._turns.is_due(epoch.log_bytes, log_bytes_max):
@@ -341,15 +347,15 @@ class ShardScorer:
         live.must_snapshot, live.slices = False, None
 
 
-def _tells(block: Block) -> bool:
+def _changes_state(block: Block) -> bool:
     """Whether a block may change the table: the log holds those that do."""
-    return len(block) > 0 or block.jumps > 0
+    return len(block) > 0 or block.offset_resets > 0
 
 
 def _link(epoch: Epoch, block: Block) -> Link:
     """How `block` continues its chain; across a jump of the reader it must be the first."""
     reach = epoch.reached.get(block.partition, _NOWHERE)
-    if block.jumps <= reach.jumps:
+    if block.offset_resets <= reach.offset_resets:
         return link_of(block, reach.end)
     if block.previous_end > NOTHING_BEFORE:
         return Link.GAP
@@ -360,13 +366,15 @@ def _advance(epoch: Epoch, block: Block, data: bytes) -> _Ready:
     """Move the chain's end behind `block`; returns what of it is new."""
     reach = epoch.reached.get(block.partition)
     if reach is None:
-        epoch.counts.jumps += block.jumps
-        epoch.reached[block.partition] = Reach(block.first_offset, block.end_offset, block.jumps)
+        epoch.counts.offset_resets += block.offset_resets
+        epoch.reached[block.partition] = PartitionProgress(
+            block.first_offset, block.end_offset, block.offset_resets
+        )
         return data, block
     before = reach.end
-    if block.jumps > reach.jumps:
-        epoch.counts.jumps += block.jumps - reach.jumps
-        reach.jumps = block.jumps
+    if block.offset_resets > reach.offset_resets:
+        epoch.counts.offset_resets += block.offset_resets - reach.offset_resets
+        reach.offset_resets = block.offset_resets
         if _begins_anew(block):
             reach.began, reach.end = block.first_offset, block.end_offset
             return data, block

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from streamgauge.models.alerts.decision import Rules, judge, may_learn
+from streamgauge.models.alerts.decision import AlertRules, judge, may_learn
 from streamgauge.models.alerts.policy import WARMING
 from streamgauge.models.blocks.block import ERASURE
-from streamgauge.models.kernel.buffers import Network, Scratch
+from streamgauge.models.kernel.buffers import PackedNetwork, Scratch
 from streamgauge.models.kernel.step import step_group
 from streamgauge.models.simd.compile_cache import sources
 from streamgauge.models.simd.matmul import LANES
@@ -51,7 +51,7 @@ class Clocks(NamedTuple):
     now_us: np.ndarray
 
 
-class Policy(NamedTuple):
+class WavePolicy(NamedTuple):
     """The scoring policy; 0 for what is off."""
 
     warmup_events: int
@@ -69,7 +69,7 @@ class Lanes(NamedTuple):
     following: np.ndarray
     #: What is told of each, see `models.alerts.policy`, and what its log score had to pass.
     told: np.ndarray
-    theta: np.ndarray
+    log_threshold: np.ndarray
 
     @classmethod
     def new(cls) -> Lanes:
@@ -80,7 +80,7 @@ class Lanes(NamedTuple):
             learn=np.zeros(LANES, np.bool_),
             following=np.zeros(LANES, np.int64),
             told=np.zeros(LANES, np.int64),
-            theta=np.zeros(LANES),
+            log_threshold=np.zeros(LANES),
         )
 
 
@@ -192,7 +192,7 @@ def _admit(
     heads: np.ndarray,
     group: np.ndarray,
     events: Events,
-    policy: Policy,
+    policy: WavePolicy,
     lanes: Lanes,
     results: Results,
 ) -> int:
@@ -207,10 +207,10 @@ def _admit(
             results.lateness[event] = LATE_ASIDE if policy.sets_late_aside else LATE
             if policy.sets_late_aside:
                 continue
-        warming = head.seen < policy.warmup_events
+        warming = head.event_count < policy.warmup_events
         lanes.rows[count], lanes.events[count] = row, event
         lanes.learn[count] = may_learn(head, warming)
-        own = np.float32(head.seen) / np.float32(max(policy.warmup_events, 1))
+        own = np.float32(head.event_count) / np.float32(max(policy.warmup_events, 1))
         results.confidence[event] = min(own, np.float32(1.0)) if warming else np.float32(1.0)
         count += 1
     return count
@@ -228,22 +228,22 @@ def _judge_lane(
     head: Record,
     lane: int,
     events: Events,
-    policy: Policy,
-    rules: Rules,
+    policy: WavePolicy,
+    rules: AlertRules,
     scratch: Scratch,
     lanes: Lanes,
     results: Results,
 ) -> bool:
     """Judge a scored event and write both down; returns whether something is told of it."""
     event, score, change = lanes.events[lane], scratch.score[lane], scratch.change[lane]
-    time_us, warming = events.event_time_us[event], head.seen <= policy.warmup_events
-    verdict, told, theta = judge(head, score, change, warming, time_us, rules)
+    time_us, warming = events.event_time_us[event], head.event_count <= policy.warmup_events
+    verdict, told, log_threshold = judge(head, score, change, warming, time_us, rules)
     if told & 1:
-        head.episode_partition, head.episode_offset = events.partition, events.offset[event]
-        head.episode_row, head.episode_time_us = events.row[event], time_us
+        head.alert_partition, head.alert_offset = events.partition, events.offset[event]
+        head.alert_row, head.alert_time_us = events.row[event], time_us
     head.event_time_us = max(head.event_time_us, time_us)
     head.clock_us, head.partition = events.clock_us[event], events.partition
-    lanes.told[lane], lanes.theta[lane] = told, theta
+    lanes.told[lane], lanes.log_threshold[lane] = told, log_threshold
     results.score[event], results.loss[event] = score, scratch.loss[lane]
     results.verdict[event] = verdict
     return told != 0
@@ -258,9 +258,9 @@ def _step_waves(
     floats: np.ndarray,
     events: Events,
     clocks: Clocks,
-    policy: Policy,
-    rules: Rules,
-    network: Network,
+    policy: WavePolicy,
+    rules: AlertRules,
+    network: PackedNetwork,
     scratch: Scratch,
     lanes: Lanes,
     results: Results,
@@ -299,7 +299,7 @@ def _score_rows(
     x: np.ndarray,
     event_time_us: np.ndarray,
     learn: np.ndarray,
-    network: Network,
+    network: PackedNetwork,
     scratch: Scratch,
     lanes: Lanes,
     results: Results,

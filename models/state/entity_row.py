@@ -28,9 +28,9 @@ _OWN: tuple[_Field, ...] = (
     ("event_time_us", "<i8", ()),  # latest
     ("clock_us", "<i8", ()),  # of the partition of the last event, at that event
     ("partition", "<i4", ()),
-    ("seen", "<u4", ()),  # events
-    ("prior", "<u4", ()),  # 0, or 1 + the entity's place in the artifact
-    ("weight", "<f4", ()),  # events that mean, var and scale stand for
+    ("event_count", "<u4", ()),  # events
+    ("prior_index", "<u4", ()),  # 0, or 1 + the entity's place in the artifact
+    ("statistics_weight", "<f4", ()),  # events that mean, var and scale stand for
     ("smoothed_fast", "<f4", ()),
     ("smoothed_slow", "<f4", ()),
 )
@@ -96,7 +96,7 @@ def floats(rows: np.ndarray) -> np.ndarray:
     return rows.view(np.float32)
 
 
-def raw(rows: np.ndarray) -> np.ndarray:
+def as_bytes(rows: np.ndarray) -> np.ndarray:
     """View records as bytes without fields, to copy them.
 
     numpy copies records field by field, bytes at once: 4 to 30 times as fast.

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from streamgauge.models.blocks.event_clock import PartitionClock
-from streamgauge.models.state.entity_row import raw
+from streamgauge.models.state.entity_row import as_bytes
 
 # A table has room for several rows always: to numba an array of one record is of another type.
 ROWS_MIN = 64
@@ -22,16 +22,21 @@ class Layout:
     #: numpy record of one entity.
     dtype: np.dtype
     #: Schema fingerprint, 16 hex digits.
-    contract: str
+    schema_fingerprint: str
     #: Artifact digest, 64 hex digits.
     digest: str
     #: 8 bytes that change with any field's name, type, shape or order.
-    stamp: bytes
+    layout_hash: bytes
 
     @classmethod
-    def of(cls, dtype: np.dtype, contract: str, digest: str) -> Layout:
+    def of(cls, dtype: np.dtype, schema_fingerprint: str, digest: str) -> Layout:
         """The layout of records of `dtype`, see `models.state.entity_row`."""
-        return cls(dtype, contract, digest, hashlib.sha256(repr(dtype.descr).encode()).digest()[:8])
+        return cls(
+            dtype,
+            schema_fingerprint,
+            digest,
+            hashlib.sha256(repr(dtype.descr).encode()).digest()[:8],
+        )
 
 
 class EntityTable:
@@ -72,23 +77,23 @@ class EntityTable:
         # Zeroed anew: a later entity must not be given what one that left has remembered.
         self.rows = np.zeros(max(ROWS_MIN, len(names)), self.layout.dtype)
         self.add(names)
-        raw(self.rows)[: len(names)] = raw(rows)
+        as_bytes(self.rows)[: len(names)] = as_bytes(rows)
 
     def retain(self, kept: np.ndarray) -> None:
         """Keep only the rows at `kept` (ascending); places change."""
-        rows = raw(self.rows)[kept].view(self.layout.dtype)
+        rows = as_bytes(self.rows)[kept].view(self.layout.dtype)
         names = [self.entity_ids[i] for i in kept.tolist()]
         self.fill(names, rows)
 
-    def frozen(self) -> EntityTable:
+    def copy_rows(self) -> EntityTable:
         """What the table holds now, in memory of its own; to be written out, nothing is found."""
         frozen = EntityTable(self.layout)
-        frozen.take(raw(self.rows[: len(self)]).copy().view(self.layout.dtype))
+        frozen.take(as_bytes(self.rows[: len(self)]).copy().view(self.layout.dtype))
         frozen.entity_ids = list(self.entity_ids)  # the index would be a seventh of the pause
         frozen.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
         return frozen
 
-    def unname(self, names: Collection[str]) -> None:
+    def forget_names(self, names: Collection[str]) -> None:
         """Take the entities `names` out of what is kept besides rows."""
         for clock in self.clocks.values():
             clock.latest = "" if clock.latest in names else clock.latest
@@ -105,5 +110,5 @@ class EntityTable:
     def _grow(self, size: int) -> None:
         if size > len(self.rows):
             rows = np.zeros(max(size, 2 * len(self.rows)), self.layout.dtype)
-            raw(rows)[: len(self.rows)] = raw(self.rows)
+            as_bytes(rows)[: len(self.rows)] = as_bytes(self.rows)
             self.rows = rows

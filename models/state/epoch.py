@@ -36,7 +36,7 @@ class ShardCounts:
     #: Gaps given up: the events in them are lost to the shard's entities.
     desyncs: int = 0
     #: Jumps of readers over offsets that were gone: the partition's entities warm up again.
-    jumps: int = 0
+    offset_resets: int = 0
     #: Tables in memory that did not stand for the state that was found.
     stale_tables: int = 0
     #: Damaged logs that were given up: the shard's entities started anew.
@@ -55,7 +55,7 @@ _COUNTS = struct.Struct(f"<{len(_COUNTED)}Q")
 
 
 @dataclass(slots=True)
-class Reach:
+class PartitionProgress:
     """How far a shard has come in one partition."""
 
     #: First offset of the first block accepted.
@@ -63,7 +63,7 @@ class Reach:
     #: End offset of the last one.
     end: int
     #: Jumps of the partition's reader before it.
-    jumps: int = 0
+    offset_resets: int = 0
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Epoch:
     held: int = 0
     counts: ShardCounts = field(default_factory=ShardCounts)
     #: By partition.
-    reached: dict[int, Reach] = field(default_factory=dict)
+    reached: dict[int, PartitionProgress] = field(default_factory=dict)
     #: The policies, as `Scorer.policies`, under which the log's blocks were scored.
     policies: bytes = b""
 
@@ -112,7 +112,7 @@ def encode_epoch(epoch: Epoch) -> bytes:
     )
     counts = _COUNTS.pack(*(getattr(epoch.counts, name) for name in _COUNTED))
     reached = (
-        _REACH.pack(partition, reach.began, reach.end, reach.jumps)
+        _REACH.pack(partition, reach.began, reach.end, reach.offset_resets)
         for partition, reach in sorted(epoch.reached.items())
     )
     return b"".join((head, counts, epoch.policies, *reached))
@@ -141,7 +141,9 @@ def decode_epoch(data: bytes | None) -> Epoch:
             f"state epoch: needs {count} positions of {_REACH.size} bytes; got {len(rest)} bytes. "
             "Start from an older savepoint, or from exported state (`run --state`)"
         )
-    reached = {partition: Reach(*reach) for partition, *reach in _REACH.iter_unpack(rest)}
+    reached = {
+        partition: PartitionProgress(*reach) for partition, *reach in _REACH.iter_unpack(rest)
+    }
     epoch = Epoch(*told)
     epoch.counts, epoch.reached, epoch.policies = counts, reached, policies
     return epoch

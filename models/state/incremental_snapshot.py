@@ -23,15 +23,15 @@ from streamgauge.models.state.epoch import Epoch
 from streamgauge.models.state.log import begin_cell, cut_snapshot, half
 
 #: With a log of more than so many times its bound, slices were begun and lost before: not again.
-TAKES_SLICES = 2.0
+LOG_GROWTH_MAX = 2.0
 #: A snapshot is written twice as fast as blocks are stored. So if the logs of all shards of a
 #: worker reach their bound at once, the last one's has grown by half when its turn has come.
-_PACE = 2.0
+_WRITE_RATIO = 2.0
 #: A log that has grown by more than half waits no longer: who it waits for is idle.
-WAITS = 1.5
+QUEUE_PATIENCE = 1.5
 
 
-class Turns:
+class SnapshotScheduler:
     """Sees that the snapshots of a worker's shards are written one after the other.
 
     So no more than one table is in memory twice. What is being written is lost with the
@@ -41,33 +41,38 @@ class Turns:
     def __init__(self) -> None:
         #: Bytes of blocks stored for all shards of the worker.
         self.stored_bytes = 0
-        self._last: Callable[[], Slices | None] = lambda: None
+        self._last: Callable[[], IncrementalSnapshot | None] = lambda: None
 
     def is_due(self, log_bytes: int, log_bytes_max: float) -> bool:
         """Whether a log of `log_bytes` is too long, and it is its shard's turn."""
         is_taken = self._last() is not None
-        return log_bytes > log_bytes_max * (WAITS if is_taken else 1.0)
+        return log_bytes > log_bytes_max * (QUEUE_PATIENCE if is_taken else 1.0)
 
     def begin(
         self, table: EntityTable, cells: Cells, epoch: Epoch, segment_bytes_max: int
-    ) -> Slices:
+    ) -> IncrementalSnapshot:
         """Take the snapshot of a table that stands for the log so far; nothing is written yet."""
-        begun = Slices(self, table, cells, epoch, segment_bytes_max)
+        begun = IncrementalSnapshot(self, table, cells, epoch, segment_bytes_max)
         self._last = weakref.ref(begun)
         return begun
 
 
-class Slices:
+class IncrementalSnapshot:
     """What is left to be written of a snapshot."""
 
     def __init__(
-        self, turns: Turns, table: EntityTable, cells: Cells, epoch: Epoch, segment_bytes_max: int
+        self,
+        turns: SnapshotScheduler,
+        table: EntityTable,
+        cells: Cells,
+        epoch: Epoch,
+        segment_bytes_max: int,
     ) -> None:
         begin_cell(cells, epoch)  # those before it can be cleared
         self._turns, self._stored_bytes = turns, turns.stored_bytes
         self._point = (epoch.next_segment, epoch.log_bytes, epoch.log_cell)
         self._generation, self._written = epoch.generation + 1, 0
-        self._segments = cut_snapshot(table.frozen(), self._generation, segment_bytes_max)
+        self._segments = cut_snapshot(table.copy_rows(), self._generation, segment_bytes_max)
         self._next = next(self._segments, None)
 
     def write(self, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
@@ -79,7 +84,7 @@ class Slices:
         target = half(cells, self._generation)
         if not self._written:  # a part of one that was given up may lie there
             _clear(target)
-        left = min(_PACE * (self._turns.stored_bytes - self._stored_bytes), bytes_max)
+        left = min(_WRITE_RATIO * (self._turns.stored_bytes - self._stored_bytes), bytes_max)
         self._stored_bytes = self._turns.stored_bytes
         while self._next is not None:
             target[self._written % len(target)].add(self._next)

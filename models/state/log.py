@@ -33,7 +33,7 @@ from streamgauge.models.state.segment import (
 _GENERATION_BITS = 32
 #: The ring takes a log of so many times its bound: half as much again while it waits for its
 #: turn, and what comes while its snapshot is written.
-_ROOM = 1.75
+_LOG_CAPACITY = 1.75
 
 
 def append_block(
@@ -67,7 +67,7 @@ def begin_cell(cells: Cells, epoch: Epoch) -> None:
 
 def cell_bytes_max(cells: Cells, log_bytes_max: float, segment_bytes_max: int) -> float:
     """What a cell of the log holds, if the log holds `log_bytes_max` when it is replaced."""
-    return max(segment_bytes_max, _ROOM * log_bytes_max / len(cells.log))
+    return max(segment_bytes_max, _LOG_CAPACITY * log_bytes_max / len(cells.log))
 
 
 def replace_by_snapshot(

@@ -149,10 +149,10 @@ class SnapshotReader:
         """Take the clocks of a segment; returns where they end."""
         at = _COUNT.size
         for _ in range(_COUNT.unpack_from(body)[0]):
-            partition, now_us, latest_us, jumps, length = _CLOCK.unpack_from(body, at)
+            partition, now_us, latest_us, offset_resets, length = _CLOCK.unpack_from(body, at)
             at += _CLOCK.size + length
             latest = body[at - length : at].decode()
-            self._clocks[partition] = PartitionClock(now_us, latest_us, latest, jumps)
+            self._clocks[partition] = PartitionClock(now_us, latest_us, latest, offset_resets)
         return at
 
 
@@ -173,22 +173,24 @@ def read_segment(layout: Layout, data: bytes) -> Segment:
     crc = _CRC.unpack_from(data, len(data) - _CRC.size)[0]
     if zlib.crc32(memoryview(data)[: -_CRC.size]) != crc:
         raise StateDamagedError(f"state log: a segment's checksum must be {crc:08x}; {REPAIR}")
-    _, _, kind, sequence, contract, digest, stamp = _HEAD.unpack_from(data)
-    _match("schema fingerprint", layout.contract, contract.decode())
+    _, _, kind, sequence, schema_fingerprint, digest, layout_hash = _HEAD.unpack_from(data)
+    _match("schema fingerprint", layout.schema_fingerprint, schema_fingerprint.decode())
     _match("artifact digest", layout.digest, digest.hex())
-    _match("row layout", layout.stamp.hex(), stamp.hex())
+    _match("row layout", layout.layout_hash.hex(), layout_hash.hex())
     return Segment(kind, sequence, data[_HEAD.size : -_CRC.size])
 
 
 def _clock_bytes(partition: int, clock: PartitionClock) -> bytes:
     latest = clock.latest.encode()
-    head = (partition, clock.now_us, clock.latest_us, clock.jumps, len(latest))
+    head = (partition, clock.now_us, clock.latest_us, clock.offset_resets, len(latest))
     return _CLOCK.pack(*head) + latest
 
 
 def _seal(layout: Layout, kind: int, sequence: int, body: bytes) -> bytes:
-    contract, digest = layout.contract.encode(), bytes.fromhex(layout.digest)
-    head = _HEAD.pack(MAGIC, SEGMENT_FORMAT, kind, sequence, contract, digest, layout.stamp)
+    schema_fingerprint, digest = layout.schema_fingerprint.encode(), bytes.fromhex(layout.digest)
+    head = _HEAD.pack(
+        MAGIC, SEGMENT_FORMAT, kind, sequence, schema_fingerprint, digest, layout.layout_hash
+    )
     return b"".join((head, body, _CRC.pack(zlib.crc32(body, zlib.crc32(head)))))
 
 

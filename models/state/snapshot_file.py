@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.errors import StateDamagedError, StateFormatError
 from streamgauge.models.state.entity_table import EntityTable, Layout
-from streamgauge.models.state.epoch import Epoch, Reach, ShardCounts
+from streamgauge.models.state.epoch import Epoch, PartitionProgress, ShardCounts
 
 SNAPSHOT_FORMAT = 1
 ENTITY = "entity_id"
@@ -51,7 +51,7 @@ class ShardSnapshot:
     table: EntityTable
 
 
-class Origin(msgspec.Struct, frozen=True):
+class StateIdentity(msgspec.Struct, frozen=True):
     """Whose memory a snapshot is: a job that starts from it must agree in all of these."""
 
     topic: str
@@ -64,9 +64,9 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
     """What a snapshot says of itself without its rows."""
 
     format: int
-    origin: Origin
+    origin: StateIdentity
     #: Schema fingerprint and artifact digest.
-    contract: str
+    schema_fingerprint: str
     artifact: str
     shard: int
     entities: int
@@ -82,17 +82,17 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
     digest: str
 
 
-def encode_snapshot(snapshot: ShardSnapshot, origin: Origin) -> bytes:
+def encode_snapshot(snapshot: ShardSnapshot, origin: StateIdentity) -> bytes:
     """The Parquet file of `snapshot`."""
     table, epoch = snapshot.table, snapshot.epoch
     header = SnapshotHeader(
         SNAPSHOT_FORMAT,
         origin,
-        table.layout.contract,
+        table.layout.schema_fingerprint,
         table.layout.digest,
         snapshot.shard,
         len(table),
-        {p: (reach.began, reach.end, reach.jumps) for p, reach in epoch.reached.items()},
+        {p: (reach.began, reach.end, reach.offset_resets) for p, reach in epoch.reached.items()},
         {p: (clock.now_us, clock.latest_us, clock.latest) for p, clock in table.clocks.items()},
         dataclasses.asdict(epoch.counts),
         _text(epoch.policies),
@@ -145,14 +145,14 @@ def decode_header(data: bytes, name: str) -> SnapshotHeader:
     return msgspec.json.decode(raw, type=SnapshotHeader)
 
 
-def check_header(header: SnapshotHeader, name: str, layout: Layout, origin: Origin) -> None:
+def check_header(header: SnapshotHeader, name: str, layout: Layout, origin: StateIdentity) -> None:
     """See that a job of `origin` whose rows have `layout` can go on from a snapshot.
 
     Raises:
         StateFormatError: it belongs to another artifact, schema, topic or cut.
     """
     for what, expected, found in (
-        ("schema fingerprint", layout.contract, header.contract),
+        ("schema fingerprint", layout.schema_fingerprint, header.schema_fingerprint),
         ("artifact digest", layout.digest, header.artifact),
         ("topic", origin.topic, header.origin.topic),
         ("number of shards", origin.shards, header.origin.shards),
@@ -162,7 +162,7 @@ def check_header(header: SnapshotHeader, name: str, layout: Layout, origin: Orig
             raise StateFormatError(f"{name}: {what} must be {expected}; got {found}; {_REPAIR}")
 
 
-def decode_snapshot(data: bytes, name: str, layout: Layout, origin: Origin) -> ShardSnapshot:
+def decode_snapshot(data: bytes, name: str, layout: Layout, origin: StateIdentity) -> ShardSnapshot:
     """Read what `encode_snapshot` wrote, for a job of `origin` whose rows have `layout`.
 
     Raises:
@@ -180,7 +180,9 @@ def decode_snapshot(data: bytes, name: str, layout: Layout, origin: Origin) -> S
         raise StateDamagedError(f"{name}: its rows must have the digest {header.digest}; {_REPAIR}")
     epoch = Epoch(
         counts=ShardCounts(**header.counts),
-        reached={partition: Reach(*reach) for partition, reach in header.reached.items()},
+        reached={
+            partition: PartitionProgress(*reach) for partition, reach in header.reached.items()
+        },
         policies=base64.b64decode(header.policies),
     )
     return ShardSnapshot(header.shard, epoch, base64.b64decode(header.drift), table)
@@ -201,7 +203,7 @@ def start_offsets(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
     for partition in sorted({p for header in headers for p in header.reached}):
         origin = headers[0].origin
         reached = [h.reached[partition] for h in headers if partition in h.reached]
-        if len({jumps for _, _, jumps in reached}) > 1:
+        if len({offset_resets for _, _, offset_resets in reached}) > 1:
             raise StateFormatError(
                 f"partition {partition}: offsets were lost between the snapshots of its shards; "
                 + _REPAIR

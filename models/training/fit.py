@@ -161,18 +161,19 @@ def calibrate(
     """Score the held-out tails and fit on them all that needs unseen events."""
     tails = _parts(prepared, held_out=True)
     told = score_series(forecaster, tails)
-    settled = [_settled(one) for one in told]
-    pooled = np.concatenate([one.score for one in settled])
+    stationary = [_settled(one) for one in told]
+    pooled = np.concatenate([one.score for one in stationary])
     fitted = calibration.fit(pooled)
     last = [
-        slice(len(one.values) - len(s.score), None) for one, s in zip(tails, settled, strict=True)
+        slice(len(one.values) - len(s.score), None)
+        for one, s in zip(tails, stationary, strict=True)
     ]
     starts = thresholds.fit(
-        [one.score for one in settled],
+        [one.score for one in stationary],
         [one.event_time_us[at] for one, at in zip(tails, last, strict=True)],
     )
     x = np.concatenate([one.values[at] for one, at in zip(tails, last, strict=True)])
-    reference = drift.fit(x, pooled, np.concatenate([one.loss for one in settled]))
+    reference = drift.fit(x, pooled, np.concatenate([one.loss for one in stationary]))
     scores = replace(forecaster.score_priors, score=float(np.median(pooled)))
     return with_scores(forecaster, scores), fitted, starts, reference
 
@@ -196,7 +197,10 @@ def washout_events(prepared: Prepared, forecaster: Forecaster, seed: int) -> int
         other[name] = rng.uniform(-1, 1, other[name].shape)
     for name in ("smoothed_fast", "smoothed_slow"):
         other[name] *= rng.uniform(0.5, 2.0, other[name].shape)
-    usual["seen"] = other["seen"] = 1  # 0 would let the first event overwrite the lags
+    # 0 would let the first event overwrite the lags.
+    usual["event_count"] = other["event_count"] = (
+        1  # 0 would let the first event overwrite the lags
+    )
     told = [score_series(forecaster, tails, rows, learn=False) for rows in (usual, other)]
     worst = 0
     for one, two in zip(*told, strict=True):

@@ -16,9 +16,9 @@ from kafka import KafkaConsumer
 
 from streamgauge.models.blocks.scored_block import NEW_NORMAL
 from streamgauge.pipeline.console import formatting
-from streamgauge.pipeline.console.progress import Say, say
+from streamgauge.pipeline.console.progress import Narrate, to_stderr
 from streamgauge.pipeline.jobs import broker
-from streamgauge.pipeline.report.summary import once_in
+from streamgauge.pipeline.report.summary import rarity_1_in_n
 
 # Repeats follow a restart closely; the job re-emits at most what one checkpoint covers.
 REPEATS_REMEMBERED = 100_000
@@ -54,7 +54,7 @@ def tail(
     idle_s: float | None = None,
     settings: broker.Settings | None = None,
     out: TextIO | None = None,
-    tell: Say = say,
+    narrate: Narrate = to_stderr,
 ) -> int:
     """Write alerts to `out` as they come, each once; returns how many.
 
@@ -67,14 +67,14 @@ def tail(
         idle_s: stop when none came for so long; None goes on until interrupted.
         settings: more librdkafka properties, for instance `security.protocol`.
         out: None for standard output.
-        tell: takes the lines of narration.
+        narrate: takes the lines of narration.
 
     Raises:
         ConfigError: the broker or the topic is not there.
     """
     out = out or sys.stdout
     partitions = broker.require_topic(bootstrap_servers, topic, None, settings or {})
-    tell(f"following {topic!r} ({partitions} partitions) on {bootstrap_servers}; Ctrl-C stops")
+    narrate(f"following {topic!r} ({partitions} partitions) on {bootstrap_servers}; Ctrl-C stops")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     consumer = KafkaConsumer(
         topic,
@@ -92,7 +92,7 @@ def tail(
         for message in unrepeated(_messages(consumer, idle_s)):
             if message.alert is None:
                 place = f"{message.topic}/{message.partition}/{message.offset}"
-                tell(f"{place} is not an alert and is left out")
+                narrate(f"{place} is not an alert and is left out")
                 continue
             print(as_json_line(message) if as_json else line(message.alert, colour), file=out)
             out.flush()
@@ -140,7 +140,7 @@ def line(alert: Mapping[str, Any], colour: bool = False) -> str:
             told = f"new normal after {lasted}: {', '.join(map(_moved, features))}"
     else:
         word = str(alert["severity"])
-        told = f"{formatting.rarity(once_in(alert))}: {', '.join(map(_feature, features))}"
+        told = f"{formatting.rarity(rarity_1_in_n(alert))}: {', '.join(map(_feature, features))}"
         if alert["status"] == "updated":
             told = f"still, after {lasted}, {told}"
     mark = f"{formatting.plain(word):<8}"

@@ -26,10 +26,10 @@ from streamgauge.pipeline.audit.report import (
     compare,
     order_of,
 )
-from streamgauge.pipeline.audit.rescore import Derivation
+from streamgauge.pipeline.audit.rescore import Rescorer
 from streamgauge.pipeline.audit.score_log import Sample, ScoreLog, TopicLog, read_refused
 from streamgauge.pipeline.config import Config, parse_start
-from streamgauge.pipeline.console.progress import Say, progress, say
+from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.jobs import broker, preflight
 from streamgauge.transforms.kafka.client import MissingOffsetError, PartitionReader, partition_count
 from streamgauge.transforms.sources.live import Source
@@ -43,7 +43,7 @@ def audit(
     named: Sequence[str] = (),
     start: str | None = None,
     end: str = "latest",
-    tell: Say = say,
+    narrate: Narrate = to_stderr,
 ) -> AuditReport:
     """Derive the scores of a sample of entities from the log and compare them.
 
@@ -55,7 +55,7 @@ def audit(
         start: where the job began to read, as in the configuration's `input.start`; None
             takes what that says.
         end: compare events up to here: "latest", a time, or offsets.
-        tell: told one line per step.
+        narrate: told one line per step.
 
     Raises:
         ConfigError: broker, topic or artifact are not there, or no entity can be derived.
@@ -69,18 +69,18 @@ def audit(
     partitions = partition_count(graph.access(config), config.input.topic)
     log = TopicLog(graph.access(config), f"{config.name}-audit", config.scores.topic)
     try:
-        found = _read_scores(config, artifact, log, Sample(entities, seed, named), tell)
-        refused = _read_refused(config, found, tell)
+        found = _read_scores(config, artifact, log, Sample(entities, seed, named), narrate)
+        refused = _read_refused(config, found, narrate)
         ranges, cut = _ranges(config, partitions, first, last, found)
         if cut:
-            tell(
+            narrate(
                 f"{config.input.topic}: partitions {', '.join(map(str, cut))} do not begin at "
                 "offset 0 any more; entities older than the log cannot be derived from it"
             )
-        derived = Derivation(
+        derived = Rescorer(
             artifact, config.scoring, config.alerts, config.input.routing, found.scores, refused
         )
-        _derive(config, derived, graph.source(config, artifact), ranges.values(), tell)
+        _derive(config, derived, graph.source(config, artifact), ranges.values(), narrate)
         found.read_on()
     finally:
         log.close()
@@ -103,7 +103,7 @@ def audit(
 
 
 def _read_scores(
-    config: Config, artifact: Artifact, log: TopicLog, sample: Sample, tell: Say
+    config: Config, artifact: Artifact, log: TopicLog, sample: Sample, narrate: Narrate
 ) -> ScoreLog:
     """The sample's scores.
 
@@ -114,7 +114,7 @@ def _read_scores(
         raise ConfigError(f"scores.topic: topic {log.topic!r} must exist; it does not")
     about = {"streamgauge_topic": config.input.topic, "streamgauge_model": artifact.digest}
     found = ScoreLog(log, sample, about, config.scoring.shards, config.input.routing)
-    with progress(f"reading {log.topic}", log.messages_left(), tell, "messages") as advance:
+    with progress(f"reading {log.topic}", log.messages_left(), narrate, "messages") as advance:
         found.read(advance)
     if not found.reached:
         raise ConfigError(
@@ -122,11 +122,11 @@ def _read_scores(
             f"{artifact.digest[:12]}; it holds {found.foreign:,} messages, none of them that"
         )
     if found.foreign:
-        tell(f"{log.topic}: {found.foreign:,} messages of other topics or models are left out")
+        narrate(f"{log.topic}: {found.foreign:,} messages of other topics or models are left out")
     return found
 
 
-def _read_refused(config: Config, found: ScoreLog, tell: Say) -> set[tuple[int, int, int]]:
+def _read_refused(config: Config, found: ScoreLog, narrate: Narrate) -> set[tuple[int, int, int]]:
     """Events of the sample that never reached the model because their shard was full."""
     if not config.scoring.entities_per_shard_max:
         return set()
@@ -166,7 +166,11 @@ def _ranges(
 
 
 def _derive(
-    config: Config, derivation: Derivation, source: Source, ranges: Collection[Range], tell: Say
+    config: Config,
+    derivation: Rescorer,
+    source: Source,
+    ranges: Collection[Range],
+    narrate: Narrate,
 ) -> None:
     """Take the whole range through `derivation`.
 
@@ -174,7 +178,7 @@ def _derive(
         ConfigError: the broker has the range by its own word but does not send it.
     """
     total = sum(given.end - given.start for given in ranges)
-    with progress(f"reading {config.input.topic}", total, tell, "offsets") as advance:
+    with progress(f"reading {config.input.topic}", total, narrate, "offsets") as advance:
         for given in ranges:
             try:
                 for block in read_range(source, given):
@@ -185,7 +189,7 @@ def _derive(
 
 
 def _audit_entity(
-    name: str, found: ScoreLog, derived: Derivation, ranges: dict[int, Range]
+    name: str, found: ScoreLog, derived: Rescorer, ranges: dict[int, Range]
 ) -> EntityAudit:
     scores = found.of(name)
     homes = set(scores["partition"].tolist())

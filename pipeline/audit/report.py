@@ -173,7 +173,7 @@ def _first_difference(entity_id: str, at: np.void, expected: np.ndarray, found: 
         return f"{where}, has a score but is not an event of the log"
     wrong = theirs[theirs != ours[0]][0]
     parts = []
-    for name in ("event_time_us", "score", "once_in", "verdict"):
+    for name in ("event_time_us", "score", "rarity_1_in_n", "verdict"):
         if wrong[name] != ours[0][name]:
             parts.append(f"{name} must be {_said(name, ours[0])}; got {_said(name, wrong)}")
     return f"{where}: {', '.join(parts)}"

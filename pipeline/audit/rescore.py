@@ -39,7 +39,7 @@ class _KnownClock(PartitionClock):
         return self.at
 
 
-class Derivation:
+class Rescorer:
     """What the log gives for `sample`: its scores, from its events.
 
     Args:
@@ -128,7 +128,7 @@ class Derivation:
         rows = np.empty(len(block), SCORE)
         for name in ("partition", "offset", "row", "event_time_us"):
             rows[name] = getattr(block, name)
-        for name in ("score", "once_in"):
+        for name in ("score", "rarity_1_in_n"):
             rows[name] = getattr(scored, name).view(np.uint32)
         rows["verdict"] = scored.verdict
         names, codes = block.entities()

@@ -37,7 +37,7 @@ SCORE = np.dtype(
         ("row", "<i4"),
         ("event_time_us", "<i8"),
         ("score", "<u4"),
-        ("once_in", "<u4"),
+        ("rarity_1_in_n", "<u4"),
         ("verdict", "u1"),
     ]
 )
@@ -52,7 +52,7 @@ class _JsonScore(msgspec.Struct):
     offset: int
     row: int
     score: float
-    once_in: float
+    rarity_1_in_n: float
     verdict: str
 
 
@@ -284,7 +284,7 @@ def _arrow_scores(message: Message) -> tuple[pa.StringArray, np.ndarray]:
         rows = np.empty(len(table), SCORE)
         for name in (*KEY, "event_time_us"):
             rows[name] = table[name].to_numpy()
-        for name in ("score", "once_in"):
+        for name in ("score", "rarity_1_in_n"):
             rows[name] = table[name].cast(pa.float32()).to_numpy().view(np.uint32)
         encoded = table["verdict"].combine_chunks().cast(pa.string()).dictionary_encode()
         known = [_PLACE.get(text, _UNKNOWN_VERDICT) for text in encoded.dictionary.to_pylist()]
@@ -302,7 +302,7 @@ def _json_scores(messages: Sequence[Message]) -> tuple[pa.StringArray, np.ndarra
         except msgspec.MsgspecError as error:
             raise _unreadable(message, error) from error
         names.append(one.entity_id)
-        bits = np.array([one.score, one.once_in], np.float32).view(np.uint32)
+        bits = np.array([one.score, one.rarity_1_in_n], np.float32).view(np.uint32)
         verdict = _PLACE.get(one.verdict, _UNKNOWN_VERDICT)
         rows[i] = (one.partition, one.offset, one.row, one.event_time_us, *bits, verdict)
     return pa.array(names, pa.string()), rows

@@ -33,7 +33,7 @@ from streamgauge.pipeline.cli.options import (
     load,
 )
 from streamgauge.pipeline.cli.state import state_app
-from streamgauge.pipeline.console.progress import say
+from streamgauge.pipeline.console.progress import to_stderr
 
 EXIT_NOT_EXACT, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 # More BLAS threads make scoring slower and its last bits depend on their number.
@@ -70,7 +70,7 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, (StreamgaugeError, *_foreign_errors())):
             raise
-        say(f"{PROGRAM}: {' '.join(str(error).split())}")
+        to_stderr(f"{PROGRAM}: {' '.join(str(error).split())}")
         sys.exit(EXIT_MENDABLE)
 
 
@@ -97,7 +97,7 @@ def up(
 
     ports = Ports(broker=broker_port, rest=rest_port, job=job_port, workers=workers_port)
     spec = ClusterSpec(folder or cluster_folder(), task_managers, slots, ports)
-    info = cluster.up(spec, say)
+    info = cluster.up(spec, to_stderr)
     for name, value in (
         ("kafka.bootstrap_servers", info.bootstrap_servers),
         ("flink.job_endpoint", info.job_endpoint),
@@ -132,7 +132,7 @@ def down(
     """Stop the local cluster; data stays unless it is wiped."""
     from streamgauge.infra.local import cluster
 
-    cluster.down(folder or cluster_folder(), wipe, say)
+    cluster.down(folder or cluster_folder(), wipe, to_stderr)
 
 
 @app.command(
@@ -191,7 +191,7 @@ def produce(
         cadence_s,
         settings,
     )
-    say(
+    to_stderr(
         f"produced {report.events:,} events in {report.seconds:.1f} s; "
         f"{report.dead_letters:,} of them must become dead letters"
     )
@@ -222,7 +222,7 @@ def run(
     loaded, extra = load(config, overrides), beam_arguments(context.args)
     from streamgauge.pipeline.jobs.run import run as submit
 
-    job_id = submit(loaded, embedded, savepoint, extra, say, state)
+    job_id = submit(loaded, embedded, savepoint, extra, to_stderr, state)
     if job_id is not None:
         print(job_id)
 
@@ -242,7 +242,7 @@ def stop(
     loaded = load(config, overrides)
     from streamgauge.pipeline.jobs.run import stop as end
 
-    path = end(loaded, savepoint, savepoint_dir, say)
+    path = end(loaded, savepoint, savepoint_dir, to_stderr)
     if path is not None:
         print(path)
 
@@ -275,9 +275,9 @@ def backtest(
     from streamgauge.pipeline.replay.backtest import backtest as replay
 
     _, summary = replay(
-        loaded, start, end, out, runner, extra, say, state=state, keep_state=keep_state
+        loaded, start, end, out, runner, extra, to_stderr, state=state, keep_state=keep_state
     )
-    say(f"scores, alerts and report are in {out}")
+    to_stderr(f"scores, alerts and report are in {out}")
     print(json.dumps(summary))
 
 
@@ -305,7 +305,7 @@ def audit(
     loaded = load(config, overrides)
     from streamgauge.pipeline.audit.audit import audit as examine
 
-    report = examine(loaded, entities, seed, entity or (), start, end, say)
+    report = examine(loaded, entities, seed, entity or (), start, end, to_stderr)
     for line in report.lines():
         print(line)
     if as_json:
@@ -354,7 +354,7 @@ def doctor(
     findings = examine(config, tuple(overrides or ()), embedded)
     wrong = first_wrong(findings)
     if wrong is not None:
-        say(f"{PROGRAM}: mend this first: {wrong.detail}")
+        to_stderr(f"{PROGRAM}: mend this first: {wrong.detail}")
     raise typer.Exit(exit_code(findings))
 
 

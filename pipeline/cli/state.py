@@ -10,7 +10,7 @@ import typer
 
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.cli.options import ConfigOption, SetOption, load
-from streamgauge.pipeline.console.progress import say
+from streamgauge.pipeline.console.progress import to_stderr
 
 if TYPE_CHECKING:
     from streamgauge.models.artifacts.artifact import Artifact
@@ -105,10 +105,10 @@ def erase(
     loaded, artifact = _job(config, overrides)
 
     if state is not None:
-        say(f"erased {entity!r} from {exported_state.erase(loaded, artifact, state, entity)}")
+        to_stderr(f"erased {entity!r} from {exported_state.erase(loaded, artifact, state, entity)}")
         return
     partition, offset = exported_state.erase_live(loaded, artifact, entity, partition)
-    say(
+    to_stderr(
         f"sent a tombstone for {entity!r}: {loaded.input.topic}, partition {partition}, offset "
         f"{offset}; the job forgets it there, and snapshots from then on hold nothing of it"
     )
@@ -131,7 +131,7 @@ def _folder(config: Config, state: str | None) -> str:
 
 
 def _tell(manifest: Any, out: Path) -> None:
-    say(
+    to_stderr(
         f"{manifest.entities:,} entities of {len(manifest.files)} shards are in {out}; "
         f"`streamgauge run --state {out}` goes on from there"
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from streamgauge.pipeline.console.progress import say
+from streamgauge.pipeline.console.progress import to_stderr
 from streamgauge.pipeline.training.search_space import in_words
 
 DataOption = Annotated[Path, typer.Option(help="Folder with <entity>.train.parquet files, or NAB.")]
@@ -71,7 +71,7 @@ def train(
         held_out=held_out,
         seed=seed,
     )
-    fit(data, out, settings, say, log_dir=log_dir)
+    fit(data, out, settings, to_stderr, log_dir=log_dir)
     print(out)
 
 
@@ -99,7 +99,7 @@ def tune(
 
     plan = Plan(trials, minutes, TrainingSettings(epochs=epochs, held_out=held_out, seed=seed))
     file = study or out.with_name(f"{out.name}.study.sqlite")
-    for line in search(data, out, file, plan, say, log_dir).lines():
+    for line in search(data, out, file, plan, to_stderr, log_dir).lines():
         print(line)
     print(out)
 
@@ -125,7 +125,7 @@ def evaluate(
     from streamgauge.pipeline.evaluation.evaluate import evaluate as measure
     from streamgauge.pipeline.evaluation.results import lines
 
-    found = measure(data, artifact, out, processes, say)
+    found = measure(data, artifact, out, processes, to_stderr)
     for line in lines(found):
         print(line)
     if as_json:

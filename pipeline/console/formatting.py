@@ -28,20 +28,20 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def rarity(once_in: float) -> str:
+def rarity(rarity_1_in_n: float) -> str:
     """How rare, in two digits: more would claim a precision no calibration has.
 
     >>> rarity(12_345), rarity(7.2), rarity(float("inf"))
     ('once in 12,000', 'once in 7', 'once in 1,000,000,000,000 or rarer')
     """
-    if math.isnan(once_in):
+    if math.isnan(rarity_1_in_n):
         return "rarity unknown"
-    if once_in >= ONCE_IN_MAX:
+    if rarity_1_in_n >= ONCE_IN_MAX:
         return f"once in {ONCE_IN_MAX:,.0f} or rarer"
-    if once_in < 10:
-        return f"once in {max(1.0, once_in):.0f}"
-    digits = 1 - math.floor(math.log10(once_in))
-    return f"once in {round(once_in, digits):,.0f}"
+    if rarity_1_in_n < 10:
+        return f"once in {max(1.0, rarity_1_in_n):.0f}"
+    digits = 1 - math.floor(math.log10(rarity_1_in_n))
+    return f"once in {round(rarity_1_in_n, digits):,.0f}"
 
 
 def moment(time_us: int) -> str:

@@ -10,17 +10,19 @@ from contextlib import contextmanager
 LINE_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.1
 
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 Advance = Callable[[int], None]
 
 
-def say(line: str) -> None:
+def to_stderr(line: str) -> None:
     """Narrate on stderr; stdout is for data."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def progress(title: str, total: int, tell: Say = say, unit: str = "events") -> Iterator[Advance]:
+def progress(
+    title: str, total: int, narrate: Narrate = to_stderr, unit: str = "events"
+) -> Iterator[Advance]:
     """Count `total` things; call what it yields with each number done.
 
     Cheap enough to be called per event: what is drawn is bounded by time.
@@ -29,10 +31,10 @@ def progress(title: str, total: int, tell: Say = say, unit: str = "events") -> I
         with _bar(title, total) as advance:
             yield advance
     else:
-        yield _lines(title, total, tell, unit)
+        yield _lines(title, total, narrate, unit)
 
 
-def _lines(title: str, total: int, tell: Say, unit: str) -> Advance:
+def _lines(title: str, total: int, narrate: Narrate, unit: str) -> Advance:
     began = last = time.monotonic()
     done = 0
 
@@ -43,7 +45,7 @@ def _lines(title: str, total: int, tell: Say, unit: str) -> Advance:
         if now - last >= LINE_INTERVAL_S:
             last = now
             rate = done / (now - began)
-            tell(f"{title}: {done:,} of {total:,} {unit} ({done / total:.0%}), {rate:,.0f}/s")
+            narrate(f"{title}: {done:,} of {total:,} {unit} ({done / total:.0%}), {rate:,.0f}/s")
 
     return advance
 

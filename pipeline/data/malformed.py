@@ -53,7 +53,7 @@ STREAM_FAULTS = ("cut_off", "noise", "empty", "feature_count")
 ARROW_ROUND = len(ROW_FAULTS) + 1
 
 
-def spoil_json(value: bytes, entity_id: str, time_us: int, row: list[float], turn: int) -> bytes:
+def corrupt_json(value: bytes, entity_id: str, time_us: int, row: list[float], turn: int) -> bytes:
     """The malformed version of one JSON event; `turn` chooses the fault."""
     faults = tuple(JSON_FAULTS.values())
     return faults[turn % len(faults)](value, entity_id, time_us, row)
@@ -64,7 +64,7 @@ def spoils_message(turns: np.ndarray) -> np.ndarray:
     return (turns >= 0) & (turns % ARROW_ROUND == len(ROW_FAULTS))
 
 
-def spoil_rows(batch: pa.RecordBatch, turns: np.ndarray) -> pa.RecordBatch:
+def corrupt_rows(batch: pa.RecordBatch, turns: np.ndarray) -> pa.RecordBatch:
     """`batch` with the malformed rows spoiled and all others untouched."""
     if not (turns >= 0).any():
         return batch
@@ -88,7 +88,7 @@ def spoil_rows(batch: pa.RecordBatch, turns: np.ndarray) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def spoil_stream(stream: bytes, turn: int) -> bytes:
+def corrupt_stream(stream: bytes, turn: int) -> bytes:
     """The unreadable version of a stream with one event; `turn` chooses the fault."""
     fault = STREAM_FAULTS[turn // ARROW_ROUND % len(STREAM_FAULTS)]
     if fault == "cut_off":

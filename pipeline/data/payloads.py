@@ -182,7 +182,7 @@ def _json_messages(
         for entity, time_us, fault, row, bad in zip(*lists, rows, _malformed(events), strict=True):
             value = b'%b%d,"features":%b}' % (heads[entity], time_us, encode(row))
             if fault != WELL_FORMED:
-                value = faults.spoil_json(value, ids[entity], time_us, row, fault)
+                value = faults.corrupt_json(value, ids[entity], time_us, row, fault)
             yield Message(places[entity], keys[entity], value, headers, 1, bad)
 
 
@@ -267,12 +267,12 @@ def _arrow_message(partition: int, names: pa.Array, events: _Events) -> Iterator
     whole = faults.spoils_message(events.fault)
     kept = _Events(*(column[~whole] for column in events))
     if len(kept.entity):
-        batch = faults.spoil_rows(arrow_batch(names, kept), kept.fault)
+        batch = faults.corrupt_rows(arrow_batch(names, kept), kept.fault)
         bad = sum(_malformed(kept))
         yield Message(partition, None, arrow_stream(batch), headers, len(kept.entity), bad)
     for row in np.flatnonzero(whole):
         batch = arrow_batch(names, _part(events, row, row + 1))
-        value = faults.spoil_stream(arrow_stream(batch), int(events.fault[row]))
+        value = faults.corrupt_stream(arrow_stream(batch), int(events.fault[row]))
         yield Message(partition, None, value, headers, 1, 1)
 
 

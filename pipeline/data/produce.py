@@ -11,7 +11,7 @@ from typing import Any, Literal
 from confluent_kafka import KafkaError, Producer
 
 from streamgauge.models.errors import ConfigError
-from streamgauge.pipeline.console.progress import Say, progress, say
+from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import Dataset, load
 from streamgauge.pipeline.data.payloads import Format, Message, Selection, messages
 from streamgauge.pipeline.jobs import broker
@@ -61,7 +61,7 @@ def produce(
     named: bool = False,
     cadence_s: float | None = None,
     settings: Mapping[str, Any] | None = None,
-    tell: Say = say,
+    narrate: Narrate = to_stderr,
 ) -> ProduceReport:
     """Send a data set and wait until the broker has all of it.
 
@@ -80,7 +80,7 @@ def produce(
         named: JSON features as an object by name instead of an array.
         cadence_s: distance of invented event times, see `pipeline.data.datasets`.
         settings: more librdkafka properties, for instance `security.protocol`.
-        tell: takes the lines of narration.
+        narrate: takes the lines of narration.
 
     Raises:
         ConfigError: before anything is sent, when something asked for cannot be done;
@@ -94,12 +94,12 @@ def produce(
         bootstrap_servers, topic, create_topic_partitions, settings or {}
     )
     total = selection.events(dataset)
-    tell(
+    narrate(
         f"producing {total:,} events of {len(dataset.series) * replicas:,} entities to {topic!r} "
         f"({partitions} partitions) as {format}"
     )
     began = time.monotonic()
-    with progress("producing", total, tell) as advance:
+    with progress("producing", total, narrate) as advance:
         sent = _Sent(_client(bootstrap_servers, settings), topic, rate, began)
         for message in messages(dataset, format, partitions, selection, named):
             sent.send(message)

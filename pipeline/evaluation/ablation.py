@@ -18,11 +18,11 @@ from streamgauge.models.forecast.normaliser import NormaliserSpec
 from streamgauge.models.forecast.spec import ForecasterSpec
 from streamgauge.models.scoring.scorer import ScoringPolicy
 from streamgauge.models.training import fit
-from streamgauge.pipeline.console.progress import Say, progress
+from streamgauge.pipeline.console.progress import Narrate, progress
 from streamgauge.pipeline.data.datasets import NAB_WINDOWS, load
 from streamgauge.pipeline.evaluation.detectors import by_model
 from streamgauge.pipeline.evaluation.evaluate import judge
-from streamgauge.pipeline.evaluation.results import BUDGETS, Verdict
+from streamgauge.pipeline.evaluation.results import BUDGETS, DetectorResult
 
 DAY = {1.0: BUDGETS[1.0]}
 NEVER = 1_000_000_000  # warming so long that nothing is ever a surprise
@@ -56,21 +56,21 @@ def variants(spec: ForecasterSpec) -> Iterator[Variant]:
     yield Variant("learns from surprises too", spec, policy=ScoringPolicy(warmup_events=NEVER))
 
 
-def ablate(data: Path, artifact: Path, tell: Say) -> dict[str, Verdict]:
+def ablate(data: Path, artifact: Path, narrate: Narrate) -> dict[str, DetectorResult]:
     """Judge every variant of an artifact that was trained on `data`, by name.
 
     Args:
         data: a folder with train and test parts.
         artifact: the whole, as `streamgauge train` wrote it.
-        tell: takes the lines of narration.
+        narrate: takes the lines of narration.
     """
     whole = artifacts.load(artifact)
     train, test = load(data, "train"), load(data, "test")
     share = float(whole.manifest["training"]["settings"]["held_out"])
     named = list(variants(whole.forecaster.spec))
-    found: dict[str, Verdict] = {}
+    found: dict[str, DetectorResult] = {}
     prepared: dict[NormaliserSpec, fit.Prepared] = {}  # all that preparing depends on here
-    with progress("ablate", len(named) * test.events, tell) as advance:
+    with progress("ablate", len(named) * test.events, narrate) as advance:
         for one in named:
             key = one.spec.normaliser
             if key not in prepared:

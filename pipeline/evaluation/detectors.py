@@ -174,10 +174,11 @@ def _live(
 
 
 def _side_by_side(starts: Sequence[Start]) -> Start:
-    theta, eta, floor = (
-        np.array([getattr(one, name) for one in starts]) for name in ("theta", "eta", "floor")
+    log_threshold, threshold_rate, floor = (
+        np.array([getattr(one, name) for one in starts])
+        for name in ("log_threshold", "threshold_rate", "floor")
     )
-    return Start(theta, eta, floor)
+    return Start(log_threshold, threshold_rate, floor)
 
 
 def _blocks(series: Sequence[Series]) -> Iterator[Block]:

@@ -22,12 +22,12 @@ from streamgauge.models.alerts.budget import BudgetSpec
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.series import Series
-from streamgauge.pipeline.console.progress import Say, progress, say
+from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import NAB_WINDOWS, Dataset, load
 from streamgauge.pipeline.evaluation import baselines, detectors, metrics, nab, results
 from streamgauge.pipeline.evaluation.detectors import Detected, by_baselines, by_model
 from streamgauge.pipeline.evaluation.metrics import Ranking, judged, ranking
-from streamgauge.pipeline.evaluation.results import BUDGETS, Evaluation, Verdict, budget_key
+from streamgauge.pipeline.evaluation.results import BUDGETS, DetectorResult, Evaluation, budget_key
 
 ARTIFACT, REPORT, BASELINES_KEPT = "artifact", "evaluation.json", "baselines.json"
 #: Threshold set without labels on the likelihood of NAB: a tail of 1e-5, as its authors use.
@@ -39,7 +39,7 @@ def evaluate(
     artifact: Path | None,
     out: Path,
     processes: int | None = None,
-    tell: Say = say,
+    narrate: Narrate = to_stderr,
 ) -> Evaluation:
     """Evaluate on `data`, and keep artifact, report and baselines in `out`.
 
@@ -48,7 +48,7 @@ def evaluate(
         artifact: scores with this one; None trains on the train part first.
         out: folder for what is made.
         processes: for baselines; None = one per core.
-        tell: takes the lines of narration.
+        narrate: takes the lines of narration.
 
     Raises:
         ConfigError: the data cannot be evaluated.
@@ -63,14 +63,14 @@ def evaluate(
         from streamgauge.pipeline.training.train import train as fit
 
         artifact = out / ARTIFACT
-        fit(data, artifact, tell=tell)
+        fit(data, artifact, narrate=narrate)
     loaded = artifacts.load(artifact)
-    with progress("score", len(BUDGETS) * test.events, tell) as advance:
+    with progress("score", len(BUDGETS) * test.events, narrate) as advance:
         told = by_model(loaded, test, BUDGETS, advance)
     is_nab = (data / NAB_WINDOWS).is_file()
     verdicts = [judge(told, test, is_nab)]
     if train is not None:
-        verdicts += _baselines(train, test, is_nab, out, processes or _cores(), tell)
+        verdicts += _baselines(train, test, is_nab, out, processes or _cores(), narrate)
     found = Evaluation(str(data), loaded.digest, tuple(verdicts))
     (out / REPORT).write_text(json.dumps(found.to_json(), indent=1) + "\n")
     return found
@@ -85,17 +85,17 @@ def _cores() -> int:
 
 
 def _baselines(
-    train: Dataset, test: Dataset, is_nab: bool, out: Path, processes: int, tell: Say
-) -> list[Verdict]:
+    train: Dataset, test: Dataset, is_nab: bool, out: Path, processes: int, narrate: Narrate
+) -> list[DetectorResult]:
     """Verdicts on the baselines, from the last time if nothing has changed since."""
     kept, key = out / BASELINES_KEPT, _baselines_key(train, test)
     if kept.is_file():
         before = json.loads(kept.read_text())
         if before["key"] == key:
-            return [Verdict.from_json(one) for one in before["verdicts"]]
-    with progress("baselines", len(test.series), tell, unit="entities") as advance:
+            return [DetectorResult.from_json(one) for one in before["verdicts"]]
+    with progress("baselines", len(test.series), narrate, unit="entities") as advance:
         told = by_baselines(train, test, BUDGETS, _from_row(test, is_nab), processes, advance)
-    with progress("judge baselines", len(told), tell, unit="detectors") as advance:
+    with progress("judge baselines", len(told), narrate, unit="detectors") as advance:
         verdicts = []
         for one in told:
             verdicts.append(judge(one, test, is_nab))
@@ -115,7 +115,7 @@ def _baselines_key(train: Dataset, test: Dataset) -> str:
 
 def judge(
     told: Detected, test: Dataset, is_nab: bool, budgets: Mapping[float, BudgetSpec] = BUDGETS
-) -> Verdict:
+) -> DetectorResult:
     """Set scores against labels; the first place where labels are read."""
     from_row = _from_row(test, is_nab)
     rankings = tuple(
@@ -130,7 +130,7 @@ def judge(
         for per_day in budgets
     }
     found = _nab_scores(told, test) if is_nab else None
-    return Verdict(
+    return DetectorResult(
         told.name, tuple(one.entity_id for one in test.series), rankings, at_budget, found
     )
 

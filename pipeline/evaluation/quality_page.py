@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 
 from streamgauge.pipeline.console.markdown import filled_in as between
-from streamgauge.pipeline.console.progress import say
+from streamgauge.pipeline.console.progress import to_stderr
 from streamgauge.pipeline.evaluation.ablation import ablate
 from streamgauge.pipeline.evaluation.evaluate import ARTIFACT, evaluate
-from streamgauge.pipeline.evaluation.results import Evaluation, Verdict
+from streamgauge.pipeline.evaluation.results import DetectorResult, Evaluation
 
 SETS = {"smd": "Server machines", "services": "Services", "nab": "NAB"}
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -37,13 +37,15 @@ def main(
     for name in SETS:
         before = out / name / ARTIFACT
         artifact = before if keep and before.is_dir() else None
-        found[name] = evaluate(data / name, artifact, out / name, processes, say)
-        parts[name] = ablate(data / name, before, say)
+        found[name] = evaluate(data / name, artifact, out / name, processes, to_stderr)
+        parts[name] = ablate(data / name, before, to_stderr)
     page.write_text(filled_in(page.read_text(encoding="utf-8"), found, parts), encoding="utf-8")
-    say(f"quality: figures are in {page}")
+    to_stderr(f"quality: figures are in {page}")
 
 
-def filled_in(page: str, found: dict[str, Evaluation], parts: dict[str, dict[str, Verdict]]) -> str:
+def filled_in(
+    page: str, found: dict[str, Evaluation], parts: dict[str, dict[str, DetectorResult]]
+) -> str:
     """`page` with the tables of what was `found` and of what `parts` bring between its markers."""
     tables = [line for name, one in found.items() for line in _table(SETS[name], one)]
     tables += _parts_table(parts)
@@ -67,7 +69,7 @@ def _table(title: str, found: Evaluation) -> Iterator[str]:
     yield f"\nLowest AUC-PR: {lowest}.\n"
 
 
-def _parts_table(parts: dict[str, dict[str, Verdict]]) -> Iterator[str]:
+def _parts_table(parts: dict[str, dict[str, DetectorResult]]) -> Iterator[str]:
     """Per variant what is left of each set's figures."""
     yield "\n### What each part brings\n"
     yield (
@@ -87,7 +89,7 @@ def _of_variant(mean: dict[str, float | None]) -> str:
     return ranking if mean["nab_standard"] is None else _number(mean["nab_standard"], 1)
 
 
-def _rows(verdicts: tuple[Verdict, ...]) -> Iterator[tuple[str, list[str]]]:
+def _rows(verdicts: tuple[DetectorResult, ...]) -> Iterator[tuple[str, list[str]]]:
     """Name of a figure, and the figure of each detector."""
     means = [one.headline()["mean"] for one in verdicts]
     for key, name in (("auc_pr", "AUC-PR"), ("vus_pr", "VUS-PR"), ("best_f1", "best F1")):

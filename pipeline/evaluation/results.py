@@ -17,7 +17,7 @@ Cells = tuple[float | None, float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DetectorResult:
     """What one detector is worth on one data set."""
 
     name: str
@@ -63,7 +63,7 @@ class Verdict:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+    def from_json(cls, data: Mapping[str, Any]) -> DetectorResult:
         """Read what `asdict` made."""
         told = {
             key: tuple(Messages(**one) for one in each) for key, each in data["messages"].items()
@@ -78,7 +78,7 @@ class Evaluation:
 
     data: str
     digest: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[DetectorResult, ...]
 
     def headline(self) -> dict[str, Any]:
         """The one object of `--json`."""
@@ -122,7 +122,7 @@ def lines(found: Evaluation) -> Iterator[str]:
             yield f"NAB {one.name}: {scores}"
 
 
-def _cells(one: Verdict, which: str, per_day: float) -> Cells:
+def _cells(one: DetectorResult, which: str, per_day: float) -> Cells:
     told = one.messages[budget_key(per_day)]
     recall, delay_s, false = (
         [getattr(each, name) for each in told] for name in ("recall", "delay_s", "false")

@@ -23,7 +23,7 @@ from streamgauge.pipeline.jobs import broker, preflight
 OK, WRONG, SKIPPED = "ok", "WRONG", "skipped"
 REST_TIMEOUT_S = 3.0
 
-Tell = Callable[[str], None]
+Narrate = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def examine(
     path: Path,
     overrides: tuple[str, ...] = (),
     is_embedded: bool = False,
-    tell: Tell = print,
+    narrate: Narrate = print,
 ) -> list[Finding]:
     """Run all checks on the configuration at `path`; tells one line per check.
 
@@ -68,7 +68,7 @@ def examine(
         path: the YAML file a job would be started with.
         overrides: `section.key=value`, as for a run.
         is_embedded: the job will bring its own Flink, so none is looked for.
-        tell: takes the lines.
+        narrate: takes the lines.
     """
     known = _Known(path, overrides)
     findings: list[Finding] = []
@@ -82,7 +82,7 @@ def examine(
         else:
             finding = _run(check, known)
         findings.append(finding)
-        tell(f"{finding.state:<8} {finding.name:<9} {finding.detail}")
+        narrate(f"{finding.state:<8} {finding.name:<9} {finding.detail}")
     return findings
 
 

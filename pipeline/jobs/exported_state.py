@@ -163,7 +163,7 @@ def erase(config: Config, artifact: Artifact, folder: str, entity_id: str) -> st
         if place < 0:
             continue
         table.retain(np.delete(np.arange(len(table)), place))
-        table.unname({entity_id})
+        table.forget_names({entity_id})
         _rewrite(path, snapshot, encode_snapshot(snapshot, origin))
         erased = path
     if erased is None:
@@ -213,15 +213,15 @@ def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
         "partition": int(row["partition"]),
         "position": found.snapshot.epoch.reached[int(row["partition"])].end,
         "last_event_time_us": int(row["event_time_us"]),
-        "events": int(row["seen"]),
+        "events": int(row["event_count"]),
         "smoothed_score": [float(row["smoothed_fast"]), float(row["smoothed_slow"])],
         "episode": {
-            "is_open": bool(row["episode_events"]),
-            "events": int(row["episode_events"]),
-            "since_us": int(row["episode_time_us"]) if row["episode_events"] else None,
+            "is_open": bool(row["alert_events"]),
+            "events": int(row["alert_events"]),
+            "since_us": int(row["alert_time_us"]) if row["alert_events"] else None,
         },
         "budget": {
-            "threshold": float(np.exp(row["theta"])),
+            "threshold": float(np.exp(row["log_threshold"])),
             "credit": float(row["credit"]),
         },
         "hidden": {
@@ -291,7 +291,7 @@ def _files(folder: str) -> Iterator[tuple[str, bytes]]:
     if not paths:
         raise ConfigError(
             f"state: {folder} must hold snapshots of shards; it holds none. A job keeps them "
-            "where state.folder says, every state.every_s seconds"
+            "where state.folder says, every state.snapshot_interval_s seconds"
         )
     for _, path in sorted(paths.items()):
         yield path, read_file(path)

@@ -20,7 +20,7 @@ from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config, Flink
 from streamgauge.pipeline.jobs import broker, exported_state, preflight
 
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 START_S_MAX = 120.0
 #: States of a Flink job that holds its place.
 LIVE_STATES = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "CANCELLING")
@@ -33,7 +33,7 @@ def run(
     is_embedded: bool = False,
     savepoint: str | None = None,
     beam_args: Sequence[str] = (),
-    say: Say = print,
+    narrate: Narrate = print,
     state: str | None = None,
 ) -> str | None:
     """Check everything, then submit the live job.
@@ -43,7 +43,7 @@ def run(
         is_embedded: run Flink inside the job server's JVM and stay until interrupted.
         savepoint: path of the savepoint to start from.
         beam_args: more Beam options, passed on as they are.
-        say: told one line per step.
+        narrate: told one line per step.
         state: folder of exported state to start from, and from its place in the log.
 
     Returns:
@@ -60,22 +60,22 @@ def run(
         if savepoint:
             raise ConfigError("--state: a savepoint holds state already; give one of the two")
         config = start_at(config, artifact, state)
-        say(f"starting from the state in {state}, at {config.input.start}")
+        narrate(f"starting from the state in {state}, at {config.input.start}")
     if not is_embedded:
         _check_cluster(config)  # before anything is made on the broker
     for topic in preflight.ensure_output_topics(config, partitions):
-        say(f"created topic {topic}")
-    say(
+        narrate(f"created topic {topic}")
+    narrate(
         f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
         f"model {artifact.digest[:12]}"
     )
     if is_embedded:
-        with embedded(EMBEDDED_FOLDER, say) as local:
+        with embedded(EMBEDDED_FOLDER, narrate) as local:
             options = beam_options(
                 config, local.job_endpoint, local.worker_endpoint, savepoint, beam_args
             )
             pipeline = _pipeline(config, artifact, options, state)
-            say("running until interrupted")
+            narrate("running until interrupted")
             _stay(pipeline.run())
         return None
     options = beam_options(
@@ -84,14 +84,14 @@ def run(
     rest = FlinkRest(config.flink.rest_url)
     before = {job.job_id for job in rest.jobs()}
     result = _pipeline(config, artifact, options, state).run()
-    return _await_running(rest, config, before, result, say)
+    return _await_running(rest, config, before, result, narrate)
 
 
 def stop(
     config: Config,
     savepoint: bool = True,
     savepoint_dir: str | None = None,
-    say: Say = print,
+    narrate: Narrate = print,
 ) -> str | None:
     """Stop the job of this name.
 
@@ -107,10 +107,10 @@ def stop(
         raise ConfigError(f"name: a job {config.name!r} must be running; none is")
     if not savepoint:
         rest.cancel(running[0].job_id)
-        say(f"cancelled {config.name} ({running[0].job_id})")
+        narrate(f"cancelled {config.name} ({running[0].job_id})")
         return None
     path = rest.stop_with_savepoint(running[0].job_id, savepoint_dir)
-    say(f"stopped {config.name} ({running[0].job_id})")
+    narrate(f"stopped {config.name} ({running[0].job_id})")
     return path
 
 
@@ -209,13 +209,13 @@ def _check_cluster(config: Config) -> None:
 
 
 def _await_running(
-    rest: FlinkRest, config: Config, before: set[str], result: PipelineResult, say: Say
+    rest: FlinkRest, config: Config, before: set[str], result: PipelineResult, narrate: Narrate
 ) -> str:
     deadline = time.monotonic() + START_S_MAX
     while time.monotonic() < deadline:
         for job in rest.jobs():
             if job.name == config.name and job.job_id not in before and job.state == "RUNNING":
-                say(f"running as {job.job_id}; see {config.flink.rest_url}")
+                narrate(f"running as {job.job_id}; see {config.flink.rest_url}")
                 return job.job_id
         if result.state in ("FAILED", "CANCELLED"):
             break

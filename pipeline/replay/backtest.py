@@ -42,7 +42,7 @@ RUNNERS = ("inprocess", "flink")
 # With checkpoints on, Beam's Flink sources stay for ever even when they have nothing more
 # to say, and the job would never end.
 ENDING = "--shutdown_sources_after_idle_ms=0"
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 
 
 def backtest(
@@ -52,7 +52,7 @@ def backtest(
     out: Path,
     runner: str = "inprocess",
     beam_args: Sequence[str] = (),
-    say: Say = print,
+    narrate: Narrate = print,
     listener: Listener | None = None,
     state: str | None = None,
     keep_state: bool = False,
@@ -67,7 +67,7 @@ def backtest(
         out: folder for scores, alerts, dead letters, drift reports, summary and report.
         runner: "inprocess" or "flink".
         beam_args: more Beam options for Flink.
-        say: told one line per step.
+        narrate: told one line per step.
         listener: hears the messages of an in-process replay as they are written.
         state: folder of exported state to start from.
         keep_state: leave what the entities remember in the end in `out/state`.
@@ -84,7 +84,7 @@ def backtest(
         start = config.input.start
     ranges = resolve_ranges(config, partitions, start, end)
     offsets = sum(r.end - r.start for r in ranges)
-    say(f"{config.input.topic}: {offsets:,} offsets of {len(ranges)} partitions, on {runner}")
+    narrate(f"{config.input.topic}: {offsets:,} offsets of {len(ranges)} partitions, on {runner}")
     reading = ReplayTopic(graph.source(config, artifact), ranges)
     memory = graph.replay_state(config, state, str(out / "state") if keep_state else None)
     began = time.monotonic()
@@ -179,7 +179,9 @@ def scored_series(scores: pa.Table) -> list[ScoredSeries]:
     codes = encoded.indices.to_numpy()
     order = np.argsort(codes, kind="stable")
     cuts = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
-    columns = [scores.column(n).to_numpy()[order] for n in ("event_time_us", "score", "once_in")]
+    columns = [
+        scores.column(n).to_numpy()[order] for n in ("event_time_us", "score", "rarity_1_in_n")
+    ]
     no_values = np.empty((len(order), 0), np.float32)
     return [
         ScoredSeries(

@@ -21,7 +21,7 @@ from streamgauge.pipeline import config
 from streamgauge.pipeline.alerts import tail
 from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.console import formatting
-from streamgauge.pipeline.console.progress import Say, progress, say
+from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import Dataset, load
 from streamgauge.pipeline.jobs import preflight
 from streamgauge.pipeline.replay.backtest import facts
@@ -37,13 +37,13 @@ BUNDLED = Path(__file__).with_name("bundled")
 CONFIG, SAMPLE = "demo.yaml", "sample"
 
 
-def demo(out: Path, bundled: Path = BUNDLED, tell: Say = say) -> dict[str, Any]:
+def demo(out: Path, bundled: Path = BUNDLED, narrate: Narrate = to_stderr) -> dict[str, Any]:
     """Run the demonstration and write `report.html` and `summary.json` to `out`.
 
     Args:
         out: folder, made if it is missing.
         bundled: folder with `demo.yaml` and `sample`; the configuration names the artifact.
-        tell: takes the lines of narration.
+        narrate: takes the lines of narration.
 
     Returns:
         The content of `summary.json`.
@@ -52,7 +52,7 @@ def demo(out: Path, bundled: Path = BUNDLED, tell: Say = say) -> dict[str, Any]:
         ConfigError, ArtifactError: the bundled files are not what they should be.
     """
     settings = config.load(bundled / CONFIG)
-    tell("loading the model; a new machine compiles its scorer first, which takes some 20 s")
+    narrate("loading the model; a new machine compiles its scorer first, which takes some 20 s")
     artifact = preflight.load_artifact(settings)
     sample = load(bundled / SAMPLE, "test")
     if sample.schema.names != artifact.schema.names:
@@ -60,12 +60,12 @@ def demo(out: Path, bundled: Path = BUNDLED, tell: Say = say) -> dict[str, Any]:
             f"demo: the sample must have the artifact's {artifact.schema.size} features; "
             f"it has {sample.schema.size}"
         )
-    tell(
+    narrate(
         f"replaying {sample.events:,} events of {len(sample.series)} entities through the graph, "
         f"model {artifact.digest[:12]}"
     )
     began = time.monotonic()
-    replay = _replayed(settings, artifact, sample, out / "scratch", tell)
+    replay = _replayed(settings, artifact, sample, out / "scratch", narrate)
     seconds = time.monotonic() - began
     series = scored_series(replay.scores, sample)
     summary = summarise(series, replay.alerts, seconds, dead_letters=len(replay.dead_letters))
@@ -79,13 +79,13 @@ def demo(out: Path, bundled: Path = BUNDLED, tell: Say = say) -> dict[str, Any]:
 
 
 def _replayed(
-    settings: Config, artifact: Artifact, sample: Dataset, scratch: Path, tell: Say
+    settings: Config, artifact: Artifact, sample: Dataset, scratch: Path, narrate: Narrate
 ) -> Replay:
     """Everything the graph says about `sample`; `scratch` does not stay."""
     scratch.mkdir(parents=True, exist_ok=True)
     archive = scratch / "events"
     write_archive(archive, sample.series, settings.scoring.shards, settings.flink.max_parallelism)
-    with progress("scoring", sample.events, tell) as advance:
+    with progress("scoring", sample.events, narrate) as advance:
 
         def listen(kind: str, message: Outgoing) -> None:
             value = message.value
@@ -93,7 +93,7 @@ def _replayed(
                 with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
                     advance(sum(batch.num_rows for batch in reader))
             elif (alert := msgspec.json.decode(value))["status"] != "closed":
-                tell(tail.line(alert))
+                narrate(tail.line(alert))
 
         reading = ReplayArchive(str(archive))
         replay = run_in_process(settings, artifact, reading, scratch / "parts", listen)
@@ -109,8 +109,8 @@ def scored_series(scores: pa.Table, sample: Dataset) -> list[ScoredSeries]:
         sample: what was replayed; an event is found by its entity and time.
     """
     owner = np.asarray(scores.column("entity_id").to_pylist(), object)
-    time_us, score, once_in = (
-        scores.column(name).to_numpy() for name in ("event_time_us", "score", "once_in")
+    time_us, score, rarity_1_in_n = (
+        scores.column(name).to_numpy() for name in ("event_time_us", "score", "rarity_1_in_n")
     )
     found = []
     for one in sample.series:
@@ -121,7 +121,7 @@ def scored_series(scores: pa.Table, sample: Dataset) -> list[ScoredSeries]:
                 one.entity_id,
                 time_us[mine],
                 score[mine],
-                once_in[mine],
+                rarity_1_in_n[mine],
                 one.values[row],
                 None if one.labels is None else one.labels[row],
             )

@@ -26,7 +26,7 @@ from streamgauge.pipeline.config import Config
 from streamgauge.transforms.messages import scores
 from streamgauge.transforms.messages.dead_letters import PREFIX
 from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
-from streamgauge.transforms.score import StateSpec
+from streamgauge.transforms.score import SnapshotSettings
 from streamgauge.transforms.sinks import files
 
 #: Called with a kind of `transforms.sinks.files` and a message on its way to the files.
@@ -57,7 +57,7 @@ def run_in_process(
     reading: beam.PTransform,
     directory: Path,
     listener: Listener | None = None,
-    state: StateSpec | None = None,
+    state: SnapshotSettings | None = None,
 ) -> Replay:
     """Replay through the graph in this process.
 
@@ -74,8 +74,8 @@ def run_in_process(
     assert plain.scores is not None
     sinks = dataclasses.replace(
         plain,
-        alerts=Overheard(plain.alerts, files.ALERTS),
-        scores=Overheard(plain.scores, files.SCORES),
+        alerts=Tap(plain.alerts, files.ALERTS),
+        scores=Tap(plain.scores, files.SCORES),
     )
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     kept = state or graph.replay_state(config)
@@ -90,7 +90,7 @@ def run_in_process(
     return gather(directory)
 
 
-class Overheard(beam.PTransform):
+class Tap(beam.PTransform):
     """A sink whose messages the listeners of this process hear, too."""
 
     def __init__(self, sink: beam.PTransform, kind: str) -> None:
@@ -100,11 +100,11 @@ class Overheard(beam.PTransform):
 
     def expand(self, messages: Any) -> Any:
         """Put the listening step before the sink."""
-        return messages | "Overhear" >> beam.ParDo(Overhear(self._kind)) | "Write" >> self._sink
+        return messages | "Tap" >> beam.ParDo(_Publish(self._kind)) | "Write" >> self._sink
 
 
 @with_output_types(bytes)
-class Overhear(beam.DoFn):
+class _Publish(beam.DoFn):
     """Tells the listeners and passes the message on."""
 
     def __init__(self, kind: str) -> None:
@@ -124,7 +124,7 @@ def run_on_flink(
     reading: beam.PTransform,
     directory: Path,
     options: PipelineOptions,
-    state: StateSpec | None = None,
+    state: SnapshotSettings | None = None,
 ) -> Replay:
     """Replay through the graph on a Flink cluster that shares this machine's files."""
     _make_anew(directory)

@@ -19,7 +19,7 @@ from streamgauge.pipeline.report.plots import Figure, TimeAxis
 from streamgauge.pipeline.report.summary import (
     Alert,
     Episode,
-    Incident,
+    LabelledAnomaly,
     ScoredSeries,
     episodes_of,
     incidents_of,
@@ -38,7 +38,7 @@ HEADLINES = (
     ("entities", "entities", "each with a memory of its own"),
     ("alerts", "alerts", "from opening to closing, however long"),
     ("messages", "messages", "alerts that opened, and reminders"),
-    ("events_labelled", "incidents", "runs of events labelled anomalous"),
+    ("labelled_anomalies", "incidents", "runs of events labelled anomalous"),
     ("event_recall", "recall", "share of labelled incidents that an alert overlaps"),
     ("false_alerts_per_entity_day", "false alerts", "per entity and day"),
     ("seconds", "seconds", "wall-clock time of the run"),
@@ -97,7 +97,7 @@ def render(report: ReportData) -> str:
     known = {one.entity_id for one in report.series if one.labels is not None}
     shown = worst_first(report.series, episodes)[:ENTITIES_SHOWN]
     anchors = {one.entity_id: f"entity-{place}" for place, one in enumerate(shown)}
-    rarest = sorted(episodes, key=lambda episode: -episode.once_in)[:ALERTS_SHOWN]
+    rarest = sorted(episodes, key=lambda episode: -episode.rarity_1_in_n)[:ALERTS_SHOWN]
     rows = [_alert_row(episode, anchors, known, incidents) for episode in rarest]
     cards = [
         _card(
@@ -132,7 +132,7 @@ def worst_first(series: Sequence[ScoredSeries], episodes: Sequence[Episode]) -> 
     count = Counter(episode.entity_id for episode in episodes)
     rarest: dict[str, float] = {}
     for episode in episodes:
-        rarest[episode.entity_id] = max(episode.once_in, rarest.get(episode.entity_id, 0.0))
+        rarest[episode.entity_id] = max(episode.rarity_1_in_n, rarest.get(episode.entity_id, 0.0))
 
     def badness(one: ScoredSeries) -> tuple[float, int, float]:
         top = float(np.nanmax(one.score, initial=-np.inf))
@@ -159,7 +159,7 @@ def _alert_row(
     episode: Episode,
     anchors: Mapping[str, str],
     known: set[str],
-    incidents: Mapping[str, Sequence[Incident]],
+    incidents: Mapping[str, Sequence[LabelledAnomaly]],
 ) -> _AlertRow:
     judgement = ""
     if episode.entity_id in known:
@@ -175,7 +175,7 @@ def _alert_row(
         formatting.moment(episode.opened_us),
         lasted,
         episode.severity,
-        formatting.rarity(episode.once_in),
+        formatting.rarity(episode.rarity_1_in_n),
         judgement,
         tuple(_feature(one) for one in episode.alert["features"][:FEATURES_SHOWN]),
     )
@@ -195,13 +195,13 @@ def _card(
     one: ScoredSeries,
     anchor: str,
     episodes: list[Episode],
-    incidents: list[Incident],
+    incidents: list[LabelledAnomaly],
 ) -> _EntityCard:
     features = _telling_features(report, one, episodes)
     axis = TimeAxis(int(one.event_time_us.min()), int(one.event_time_us.max()))
     figures = [_figure("the whole time", report, one, features, axis, episodes, incidents)]
     if episodes:
-        worst = max(episodes, key=lambda episode: episode.once_in)
+        worst = max(episodes, key=lambda episode: episode.rarity_1_in_n)
         near = _close_up(one, worst)
         caption = f"close-up of the rarest alert, opened {formatting.moment(worst.opened_us)}"
         nearby = _telling_features(report, one, [worst])
@@ -211,7 +211,7 @@ def _card(
     if one.labels is not None:
         facts.append(f"{found} of {_count(len(incidents), 'labelled incident')} found")
     if episodes:
-        facts.append(formatting.rarity(max(episode.once_in for episode in episodes)))
+        facts.append(formatting.rarity(max(episode.rarity_1_in_n for episode in episodes)))
     return _EntityCard(formatting.plain(one.entity_id), anchor, tuple(facts), tuple(figures))
 
 
@@ -252,7 +252,7 @@ def _figure(
     features: Sequence[int],
     axis: TimeAxis,
     episodes: Sequence[Episode],
-    incidents: Sequence[Incident],
+    incidents: Sequence[LabelledAnomaly],
 ) -> Figure:
     inside = (one.event_time_us >= axis.first_us) & (one.event_time_us <= axis.last_us)
     time_us, values, score = one.event_time_us[inside], one.values[inside], one.score[inside]
@@ -279,7 +279,7 @@ def _figure(
         last = axis.last_us if episode.closed_us is None else episode.closed_us
         title = (
             f"{episode.severity} alert, {formatting.moment(episode.opened_us)} UTC, "
-            f"{formatting.rarity(episode.once_in)}"
+            f"{formatting.rarity(episode.rarity_1_in_n)}"
         )
         bands.append(axis.band("alert", episode.opened_us, last, title))
     return plots.figure(caption, axis, panels, bands)

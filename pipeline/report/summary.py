@@ -30,7 +30,7 @@ class ScoredSeries:
     #: (T,) float32, high is anomalous.
     score: np.ndarray
     #: (T,) float32, "once in N events of this entity".
-    once_in: np.ndarray
+    rarity_1_in_n: np.ndarray
     #: (T, F) float32 in raw units, NaN where missing.
     values: np.ndarray
     #: (T,) uint8, 1 = anomalous; None where nothing is known.
@@ -38,7 +38,7 @@ class ScoredSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
+class LabelledAnomaly:
     """A run of labelled events, first and last event time included."""
 
     entity_id: str
@@ -50,7 +50,7 @@ class Incident:
 class Episode:
     """An alert from opening to closing."""
 
-    episode_id: str
+    alert_id: str
     entity_id: str
     opened_us: int
     #: None while it is open.
@@ -58,14 +58,14 @@ class Episode:
     #: Why it closed, as in the alert record; None while it is open.
     reason: str | None
     #: The rarest event reported.
-    once_in: float
+    rarity_1_in_n: float
     severity: str
     #: The record of its opening, or the first known one.
     alert: Alert
     #: Records of what people were told: that it opened, and reminders. In order of time.
     messages: tuple[Alert, ...]
 
-    def overlaps(self, incident: Incident) -> bool:
+    def overlaps(self, incident: LabelledAnomaly) -> bool:
         """Whether the two share a moment."""
         ended = self.closed_us is None or self.closed_us >= incident.first_us
         return ended and self.opened_us <= incident.last_us
@@ -106,7 +106,7 @@ def summarise(
         "events": sum(len(one.score) for one in series),
         "entities": len(series),
         "alerts": len(episodes),
-        "events_labelled": len(incidents),
+        "labelled_anomalies": len(incidents),
         "event_recall": _ratio(len(delays), len(incidents)),
         "false_alerts_per_entity_day": _ratio(false_alerts, days),
         "seconds": round(seconds, 3),
@@ -124,37 +124,37 @@ def episodes_of(alerts: Iterable[Alert]) -> list[Episode]:
     """Put the records of each alert together, in the order of opening."""
     records: dict[str, dict[str, Alert]] = {}
     for alert in alerts:
-        records.setdefault(alert["episode_id"], {})[alert["id"]] = alert
-    episodes = [_episode(episode_id, found.values()) for episode_id, found in records.items()]
-    return sorted(episodes, key=lambda e: (e.opened_us, e.entity_id, e.episode_id))
+        records.setdefault(alert["alert_id"], {})[alert["id"]] = alert
+    episodes = [_episode(alert_id, found.values()) for alert_id, found in records.items()]
+    return sorted(episodes, key=lambda e: (e.opened_us, e.entity_id, e.alert_id))
 
 
-def _episode(episode_id: str, records: Iterable[Alert]) -> Episode:
+def _episode(alert_id: str, records: Iterable[Alert]) -> Episode:
     ordered = sorted(records, key=lambda one: int(one["event"]["time_us"]))
     messages = tuple(one for one in ordered if one["status"] != "closed")
     closed = next((one for one in ordered if one["status"] == "closed"), None)
     first = next((one for one in ordered if one["status"] == "opened"), ordered[0])
-    rarest = max(ordered, key=once_in)
+    rarest = max(ordered, key=rarity_1_in_n)
     return Episode(
-        episode_id,
+        alert_id,
         first["entity_id"],
         int(first["window"]["opened_time_us"]),
         None if closed is None else int(closed["event"]["time_us"]),
         None if closed is None else closed.get("reason"),
-        once_in(rarest),
+        rarity_1_in_n(rarest),
         rarest["severity"],
         first,
         messages,
     )
 
 
-def once_in(alert: Alert) -> float:
+def rarity_1_in_n(alert: Alert) -> float:
     """An alert's rarity; JSON has no infinity, so "never seen before" is null there."""
-    value = alert["once_in"]
+    value = alert["rarity_1_in_n"]
     return math.inf if value is None else float(value)
 
 
-def incidents_of(series: ScoredSeries) -> list[Incident]:
+def incidents_of(series: ScoredSeries) -> list[LabelledAnomaly]:
     """Runs of labelled events in time order; a gap in time does not end a run."""
     if series.labels is None:
         return []
@@ -163,7 +163,7 @@ def incidents_of(series: ScoredSeries) -> list[Incident]:
     edges = np.diff(np.concatenate(([0], series.labels[order] != 0, [0])).astype(np.int8))
     firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     return [
-        Incident(series.entity_id, int(times[first]), int(times[end - 1]))
+        LabelledAnomaly(series.entity_id, int(times[first]), int(times[end - 1]))
         for first, end in zip(firsts, ends, strict=True)
     ]
 

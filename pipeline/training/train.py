@@ -35,7 +35,7 @@ from streamgauge.models.training.trainer import (
     TrainingSettings,
     cut,
 )
-from streamgauge.pipeline.console.progress import Advance, Say, progress, say
+from streamgauge.pipeline.console.progress import Advance, Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import Dataset, load
 from streamgauge.pipeline.training.curves import Curves
 
@@ -49,7 +49,7 @@ def train(
     data: Path,
     out: Path,
     settings: TrainingSettings | None = None,
-    tell: Say = say,
+    narrate: Narrate = to_stderr,
     cadence_s: float | None = None,
     log_dir: Path | None = None,
     search: Mapping[str, Any] | None = None,
@@ -60,7 +60,7 @@ def train(
         data: a folder in a layout of `pipeline.data.datasets`.
         out: directory of the artifact; an artifact already there is replaced.
         settings: None for the defaults.
-        tell: gets one line per step that a reader wants to know of.
+        narrate: gets one line per step that a reader wants to know of.
         cadence_s: distance of invented times, see `pipeline.datasets.load`.
         log_dir: where `metrics.jsonl` and TensorBoard's files go, see `pipeline.training.curves`;
             None for `<out>.partial`, with which they are removed.
@@ -77,7 +77,7 @@ def train(
     settings = settings or TrainingSettings()
     check_out(out)
     dataset = load(data, "train", cadence_s=cadence_s)
-    tell(
+    narrate(
         f"train: {len(dataset.series)} entities, {dataset.events:,} events, "
         f"{dataset.schema.size} features from {data}"
     )
@@ -85,11 +85,11 @@ def train(
     prepared = fit.prepare(dataset.schema, dataset.series, spec, settings.held_out)
     check_held_out(prepared)
     partial = out.with_name(out.name + ".partial")
-    trainer = _fit(prepared, settings, dataset, partial, log_dir or partial, tell)
+    trainer = _fit(prepared, settings, dataset, partial, log_dir or partial, narrate)
     record = _training_record(trainer, dataset, search)
-    digest = _finish(prepared, trainer, spec, record, out, tell)
+    digest = _finish(prepared, trainer, spec, record, out, narrate)
     shutil.rmtree(partial, ignore_errors=True)
-    tell(f"train: artifact {out}, version {digest}")
+    narrate(f"train: artifact {out}, version {digest}")
     return digest
 
 
@@ -153,7 +153,7 @@ def _fit(
     dataset: Dataset,
     partial: Path,
     log_dir: Path,
-    tell: Say,
+    narrate: Narrate,
 ) -> Trainer:
     """Run the epochs, saving after each."""
     held_out = held_out_pieces(prepared.held_out_z, prepared.held_out_linear, settings, 1.0)
@@ -164,11 +164,11 @@ def _fit(
         "settings": asdict(settings),
     }
     if _restore(partial, identity, trainer):
-        tell(f"train: going on after epoch {trainer.progress.epoch} of {partial}")
+        narrate(f"train: going on after epoch {trainer.progress.epoch} of {partial}")
     total = settings.epochs * STEPS_PER_EPOCH
     with (
         Curves(log_dir, trainer.progress) as curves,
-        progress("train", total, tell, unit="steps") as advance,
+        progress("train", total, narrate, unit="steps") as advance,
     ):
         advance(trainer.progress.epoch * STEPS_PER_EPOCH)
         while not trainer.is_done:
@@ -176,7 +176,7 @@ def _fit(
             curves.epoch(trainer.progress)
             _save(partial, identity, trainer)
     at = trainer.progress
-    tell(
+    narrate(
         f"train: {at.epoch} epochs, held-out loss {at.best_loss:.4f} at epoch {at.best_epoch + 1}, "
         f"{at.skipped} steps skipped"
     )
@@ -205,10 +205,10 @@ def _finish(
     spec: ForecasterSpec,
     record: dict[str, Any],
     out: Path,
-    tell: Say,
+    narrate: Narrate,
 ) -> str:
     """Calibrate on the held-out tail, fit the statistics on everything, write."""
-    tell("train: calibrating on the held-out events")
+    narrate("train: calibrating on the held-out events")
     held_out = fit.build(prepared, spec, trainer.best_weights())
     held_out, calibration, starts, reference = fit.calibrate(prepared, held_out)
     forecaster = fit.rebuild_on_all(prepared, held_out)

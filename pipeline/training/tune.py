@@ -31,7 +31,7 @@ from streamgauge.models.forecast.spec import ForecasterSpec
 from streamgauge.models.training import fit
 from streamgauge.models.training.fit import Prepared
 from streamgauge.models.training.trainer import SEED_MAX, Sequences, Trainer, TrainingSettings
-from streamgauge.pipeline.console.progress import Advance, Say, progress, say
+from streamgauge.pipeline.console.progress import Advance, Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import load
 from streamgauge.pipeline.training.search_space import SPACE, Choice
 from streamgauge.pipeline.training.study import ERROR, PLACE, finished, opened
@@ -126,7 +126,7 @@ def tune(
     out: Path,
     study: Path,
     plan: Plan,
-    tell: Say = say,
+    narrate: Narrate = to_stderr,
     log_dir: Path | None = None,
 ) -> Found:
     """Search on the train part of `data`, then train the artifact `out` with what was best.
@@ -136,7 +136,7 @@ def tune(
         out: directory of the artifact; an artifact already there is replaced.
         study: SQLite file, made or gone on with.
         plan: how long, and around what.
-        tell: gets one line per trial, and those of the training.
+        narrate: gets one line per trial, and those of the training.
         log_dir: of the final training, see `pipeline.train.train`.
 
     Raises:
@@ -150,35 +150,35 @@ def tune(
     prepared = fit.prepare(dataset.schema, dataset.series, spec, base.held_out)
     check_held_out(prepared)
     with opened(study, dataset, base) as one:
-        tell(f"tune: study {one.study_name} in {study}, {len(finished(one))} trials there")
-        _search(one, prepared, plan, tell)
+        narrate(f"tune: study {one.study_name} in {study}, {len(finished(one))} trials there")
+        _search(one, prepared, plan, narrate)
         found = Found(one.study_name, tuple(finished(one)), base)
     if not found.ranking:
         raise TrainingError(
             f"tune: needs a trial that ends; all {len(found.trials)} failed, the last with: "
             f"{found.trials[-1].user_attrs[ERROR]}"
         )
-    train(data, out, found.settings, tell, log_dir=log_dir, search=found.record())
+    train(data, out, found.settings, narrate, log_dir=log_dir, search=found.record())
     return found
 
 
-def _search(study: Study, prepared: Prepared, plan: Plan, tell: Say) -> None:
+def _search(study: Study, prepared: Prepared, plan: Plan, narrate: Narrate) -> None:
     """Run trials until there are enough or time is over; the first has the given settings."""
     end = None if plan.minutes is None else time.monotonic() + 60 * plan.minutes
     steps = plan.settings.epochs * STEPS_PER_EPOCH
     halves = _halves(prepared)
     study.pruner = MedianPruner(PRUNED_FROM_TRIAL, PRUNED_FROM_EPOCH)
-    with progress("tune", plan.trials * steps, tell, unit="steps") as advance:
+    with progress("tune", plan.trials * steps, narrate, unit="steps") as advance:
         place = len(finished(study))
         advance(place * steps)
         while place < plan.trials:
             if place and end is not None and time.monotonic() > end:
-                tell(f"tune: time is over after {place} of {plan.trials} trials")
+                narrate(f"tune: time is over after {place} of {plan.trials} trials")
                 return
             trial = _ask(study, place, plan.settings)
             _run(study, trial, prepared, halves, plan.settings, advance)
             place += 1
-            tell(_told(finished(study), plan.trials))
+            narrate(_told(finished(study), plan.trials))
 
 
 def _ask(study: Study, place: int, base: TrainingSettings) -> Trial:

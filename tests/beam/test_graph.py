@@ -77,8 +77,8 @@ def test_alerts_carry_what_the_pager_needs(replay, artifact):
     assert {alert["entity_id"] for alert in opened} == {"a", "b", "c", "d", "known-0"}
     alert = opened[0]
     assert set(alert) == {
-        "id", "episode_id", "status", "reason", "severity", "entity_id", "event", "score",
-        "threshold", "once_in", "model", "features", "window", "explanation",
+        "id", "alert_id", "status", "reason", "severity", "entity_id", "event", "score",
+        "threshold", "rarity_1_in_n", "model", "features", "window", "explanation",
     }  # fmt: skip
     assert alert["model"]["digest"] == artifact.digest
     assert set(alert["event"]) == {"topic", "partition", "offset", "row", "time_us"}
@@ -117,7 +117,7 @@ def test_step_names_are_a_contract(config, artifact):
         "ReadTelemetry/DiscoverPartitions",
         "ReadTelemetry/PollPartitions",
         "ScoreEntities/ScoreBlocks",
-        "RaiseAlerts/FormatAlerts",
+        "FormatAlerts/Format",
         "WriteAlerts/Produce",
         "WriteScores/Produce",
         "WriteDrift/Produce",

@@ -106,22 +106,22 @@ def main() -> None:
     size = QUICK if given.quick else FULL
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(out / "results.json", about(size), say)
+    progress = Progress(out / "results.json", about(size), narrate)
     if given.resume:
         progress.take_over()
     with tempfile.TemporaryDirectory(prefix="streamgauge-bench-") as name:
         folder = Path(name)
         artifact = make_artifact(folder / "artifact", FEATURES, HIDDEN)
-        say("kernel")
+        narrate("kernel")
         progress.once(lambda: kernel.measure(artifact), "kernel")
         weights = gate.save_weights(artifacts.load(artifact), folder / "weights.npz")
-        with cluster_jobs.place(folder / "cluster", cluster_jobs.cores(), say) as place:
-            setting = Setting(place, folder, out / "env", artifact, weights, say)
+        with cluster_jobs.place(folder / "cluster", cluster_jobs.cores(), narrate) as place:
+            setting = Setting(place, folder, out / "env", artifact, weights, narrate)
             bench(setting, size, given.only, progress)
             if size.is_full and not given.only:
                 scales(setting, progress)
     if size.is_full and given.quality_data and not given.only:
-        say("what the detectors find")
+        narrate("what the detectors find")
         own = out.with_name("quality") / "smd" / "evaluation.json"
         data, environments = given.quality_data / "smd", out / "env"
         progress.once(
@@ -164,11 +164,11 @@ def bench(setting: Setting, size: Size, only: list[str] | None, progress: Progre
             timed(setting, size, peer, best["events_s"], progress)
     if size.is_full and BY_NAME[TIMED[0]] in chosen:
         work = partial(hot.measure, setting, BY_NAME[TIMED[0]], size.entities, size.latency_s + 5)
-        say(f"one hot entity: {progress.once(partial(attempted, work), 'hot')}")
+        narrate(f"one hot entity: {progress.once(partial(attempted, work), 'hot')}")
     for peer in recovery.killed_peers([peer.name for peer in chosen]) if size.is_full else ():
         work = partial(recovery.measure, setting, peer, RECOVERY_ENTITIES)
         found = progress.once(partial(attempted, work), "recovery", peer.name)
-        say(f"{peer.name} killed: {found}")
+        narrate(f"{peer.name} killed: {found}")
 
 
 def rounds(setting: Setting, size: Size, chosen: list[Peer], progress: Progress) -> None:
@@ -183,7 +183,7 @@ def rounds(setting: Setting, size: Size, chosen: list[Peer], progress: Progress)
     inputs = preload(setting, size, [peer for _, peer in left], progress)
     for number, (turn, peer) in enumerate(left, 1):
         form = "few" if peer.few_entities else peer.form
-        say(f"run {number} of {len(left)}: {peer.name}, round {turn + 1}")
+        narrate(f"run {number} of {len(left)}: {peer.name}, round {turn + 1}")
         run = attempt(setting, peer, inputs[form], size.seconds_max)
         progress.put(run, "runs", peer.name, f"round {turn + 1}")
     for given in inputs.values():
@@ -214,7 +214,7 @@ def preload(
         sent = load.publish(loads[name], form, inputs[name].topic, setting.place.servers)
         bytes_per_event = round(sent / loads[name].events, 1)
         progress.put(bytes_per_event, "about", "bytes_per_event", name)
-        say(f"preloaded {loads[name].events:,} events of {loads[name].entities:,} as {form}")
+        narrate(f"preloaded {loads[name].events:,} events of {loads[name].entities:,} as {form}")
     return inputs
 
 
@@ -223,7 +223,7 @@ def attempt(setting: Setting, peer: Peer, given: Input, seconds_max: float) -> d
     run = attempted(lambda: measure.drain(setting, peer, given, seconds_max))
     if "reason" in run:
         return run
-    say(
+    narrate(
         f"{peer.name}: {run['events_s']:,} events/s, {run['cpu_s_per_million']:.1f} CPU s per "
         f"million, {run['resident_mb']} MB, {run['cores_outside']:.2f} cores busy outside"
     )
@@ -238,7 +238,7 @@ def skewed(setting: Setting, size: Size, skew: str, chosen: list[Peer], progress
     given = Input(Load(size.entities, size.arrow_events // 2, skew), f"in-{skew}")
     topics.create(setting.place.servers, given.topic, load.PARTITIONS)
     load.publish(given.load, "arrow", given.topic, setting.place.servers)
-    say(f"load: {skew}")
+    narrate(f"load: {skew}")
     for peer in chosen:
         progress.put(attempt(setting, peer, given, size.seconds_max), "skew", skew, peer.name)
     topics.delete(setting.place.servers, given.topic)
@@ -253,16 +253,16 @@ def timed(setting: Setting, size: Size, peer: Peer, most: float, progress: Progr
     for name, rate in rates.items():
         work = partial(latency.measure, setting, peer, given, rate, size.latency_s)
         found = progress.once(partial(attempted, work), "latency", peer.name, name)
-        say(f"{peer.name} at {name}: {found}")
+        narrate(f"{peer.name} at {name}: {found}")
 
 
 def scales(setting: Setting, progress: Progress) -> None:
     """Cost, memory, checkpoints and the way back, from few entities to a million."""
     for entities in scale.ENTITIES:
-        say(f"{entities:,} entities")
+        narrate(f"{entities:,} entities")
         work = partial(scale.measure, setting, SCALE_EVENTS, entities)
         found = progress.once(partial(attempted, work), "scale", "sizes", str(entities))
-        say(f"{entities:,} entities: {found}")
+        narrate(f"{entities:,} entities: {found}")
     sizes = progress.read("scale", "sizes")
     progress.put({"sizes": sizes, **scale.compared(setting, sizes)}, "scale")
 
@@ -272,7 +272,7 @@ def attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
     except FAILURES as error:
-        say(str(error))
+        narrate(str(error))
         return {"reason": " ".join(str(error).split())[:600]}
 
 
@@ -293,7 +293,7 @@ def about(size: Size) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def say(line: str) -> None:
+def narrate(line: str) -> None:
     """Narrate on stderr; stdout is for the ratios."""
     print(line, file=sys.stderr, flush=True)
 

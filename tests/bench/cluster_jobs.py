@@ -71,7 +71,9 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def place(folder: Path, cores: tuple[int, int], say: cluster.lifecycle.Say) -> Iterator[Place]:
+def place(
+    folder: Path, cores: tuple[int, int], narrate: cluster.lifecycle.Narrate
+) -> Iterator[Place]:
     """A broker and a Flink cluster for the duration of a `with` block."""
     broker_core, peer_core = cores
     before = os.sched_getaffinity(0)
@@ -79,7 +81,7 @@ def place(folder: Path, cores: tuple[int, int], say: cluster.lifecycle.Say) -> I
     # Started on the core of the peers, so that the JVMs see one processor as all peers do.
     os.sched_setaffinity(0, {peer_core})
     try:
-        info = cluster.up(spec, say)
+        info = cluster.up(spec, narrate)
     finally:
         os.sched_setaffinity(0, {broker_core})
     found = Place(info, broker_core, peer_core)
@@ -115,11 +117,11 @@ def job_config(place: Place, artifact: Path, topic: str, out: str, shards: int =
 
 
 def start(
-    peer: Peer, place: Place, config: Config, weights: Path, say: cluster.lifecycle.Say
+    peer: Peer, place: Place, config: Config, weights: Path, narrate: cluster.lifecycle.Narrate
 ) -> str:
     """Submit the job of a peer; returns its id once it runs."""
     if peer.folder is None:
-        job_id = run(config, say=say)
+        job_id = run(config, narrate=narrate)
         assert job_id is not None
         return job_id
     artifact = preflight.load_artifact(config)

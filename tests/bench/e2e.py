@@ -104,7 +104,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="streamgauge-bench-") as folder:
         spec = ClusterSpec(Path(folder), slots=given.parallelism, ports=Ports.free())
-        info = cluster.up(spec, say)
+        info = cluster.up(spec, narrate)
         try:
             for form, events in (("arrow", given.arrow_events), ("json", given.json_events)):
                 figures |= measure(info, form, events, given.parallelism)
@@ -125,14 +125,14 @@ def measure(info: ClusterInfo, form: str, events: int, parallelism: int) -> dict
         replicas=ENTITIES // sample_machines,
         limit=events,
         create_topic_partitions=PARTITIONS,
-        tell=say,
+        narrate=narrate,
     )
     config = job(info, topic, parallelism)
     artifact = preflight.load_artifact(config)
     assert config.scores.topic is not None
     create_stamped(info, config.scores.topic)
     with CpuLog(info) as cpu:
-        job_id = run(config, say=say)
+        job_id = run(config, narrate=narrate)
         await_drained(info, config.scores.topic)
     checkpoints = FlinkRest(info.flink_rest_url).checkpoints(job_id)
     FlinkRest(info.flink_rest_url).cancel(job_id)
@@ -145,7 +145,7 @@ def measure(info: ClusterInfo, form: str, events: int, parallelism: int) -> dict
     done = [c["state_size"] for c in checkpoints["history"] if c["status"] == "COMPLETED"]
     used = cpu.between(times[first], times[-1])
     parts = ", ".join(f"{part} {s / measured * 1e6:.1f}" for part, s in used.items() if s > 0.1)
-    say(
+    narrate(
         f"{form}: {measured:,.0f} events in {seconds:.1f} s after {WARM_UP:.0%} warm-up, "
         f"{report.value_bytes / events:.0f} bytes an event, checkpoints every "
         f"{config.flink.checkpoint_interval_s:g} s of up to {max(done, default=0) / 1e6:.0f} MB, "
@@ -251,7 +251,7 @@ def offline(scorer: Scorer, table: EntityTable, block: Block, chosen: pa.Array) 
     return zip(scored.score.tolist(), names, strict=False)
 
 
-def say(line: str) -> None:
+def narrate(line: str) -> None:
     """Narrate on stderr; stdout is for the figures."""
     print(line, file=sys.stderr, flush=True)
 

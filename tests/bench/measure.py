@@ -33,7 +33,7 @@ from streamgauge.pipeline.config import Config
 
 WARM_UP = 0.25  # share of the scores before the measured window: JIT, imports, first state
 ENVIRONMENT_MARK = "STREAMGAUGE_BENCH"
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 _numbers = itertools.count(1)
 
 
@@ -46,7 +46,7 @@ class Setting:
     environments: Path
     artifact: Path
     weights: dict[str, np.ndarray]
-    say: Say
+    narrate: Narrate
 
     @property
     def weights_path(self) -> Path:

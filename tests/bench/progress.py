@@ -17,10 +17,10 @@ SAME = ("commit", "size", "cpu", "cores", "python", "numpy")
 class Progress:
     """The results of a bench, written after every figure."""
 
-    def __init__(self, path: Path, about: dict[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, about: dict[str, Any], narrate: Callable[[str], None]) -> None:
         self.results: dict[str, Any] = {"about": about}
         self._path = path
-        self._say = say
+        self._say = narrate
         self._began = time.monotonic()
         self._before_minutes = 0.0
 

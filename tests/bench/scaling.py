@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.summary import summary
 from streamgauge.models.scoring.shard import ShardPolicy
-from streamgauge.models.state.incremental_snapshot import WAITS
+from streamgauge.models.state.incremental_snapshot import QUEUE_PATIENCE
 from streamgauge.pipeline.console.markdown import filled_in
 
 PAGE = "scaling.md"
@@ -26,7 +26,7 @@ WORKER_BYTES = 400e6  # interpreter, Beam, blocks under way
 #: A log is replaced by a snapshot when its blocks weigh so many tables, or, where it has to
 #: wait for other shards' snapshots, so many.
 TABLES_IN_LOG = ShardPolicy().log_factor
-TABLES_IN_LOG_MAX = TABLES_IN_LOG * WAITS
+TABLES_IN_LOG_MAX = TABLES_IN_LOG * QUEUE_PATIENCE
 SNAPSHOT_BYTES_S = 500e6  # read, checked and unpacked
 RESTART_S = 10.0
 VCPU_HOUR, GB_HOUR = 0.04, 0.005  # round list prices of large clouds, dollars

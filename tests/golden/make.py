@@ -36,7 +36,13 @@ from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.drift import reference
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.state.entity_table import EntityTable, Layout
-from streamgauge.models.state.epoch import Epoch, Reach, ShardCounts, decode_epoch, encode_epoch
+from streamgauge.models.state.epoch import (
+    Epoch,
+    PartitionProgress,
+    ShardCounts,
+    decode_epoch,
+    encode_epoch,
+)
 from streamgauge.models.state.segment import (
     BLOCK,
     SNAPSHOT,
@@ -47,8 +53,8 @@ from streamgauge.models.state.segment import (
     snapshot_segments,
 )
 from streamgauge.models.state.snapshot_file import (
-    Origin,
     ShardSnapshot,
+    StateIdentity,
     decode_header,
     decode_snapshot,
     encode_snapshot,
@@ -58,7 +64,7 @@ HERE = Path(__file__).parent
 DIGESTS = "digests.json"
 NAMES = ["host-1", "Ångström", "温度/3", "𝛀"]
 FEATURES, SHARDS = 2, 3
-ORIGIN = Origin("telemetry", SHARDS, "entity")
+ORIGIN = StateIdentity("telemetry", SHARDS, "entity")
 POLICIES = b'[{"late":"score"},{"per_entity_day":1.0}]'
 
 
@@ -165,19 +171,19 @@ def _scored(block: Block) -> ScoredBlock:
 
 def _epoch() -> Epoch:
     counts = ShardCounts(*range(1, 1 + len(ShardCounts.__dataclass_fields__)))
-    reached = {0: Reach(0, 71), 3: Reach(2, 80, 2)}
+    reached = {0: PartitionProgress(0, 71), 3: PartitionProgress(2, 80, 2)}
     return Epoch(b"8 bytes!", 3, 2, 8, 10, 4_321, 1_234, 5, 7, 1, counts, reached, POLICIES)
 
 
 def _told(block: Block) -> object:
     columns = (block.offset, block.row, block.event_time_us, block.features)
     links = (block.partition, block.first_offset, block.end_offset, block.previous_end)
-    return links, block.jumps, block.entity_id.to_pylist(), [c.tobytes() for c in columns]
+    return links, block.offset_resets, block.entity_id.to_pylist(), [c.tobytes() for c in columns]
 
 
 def _position(data: bytes) -> object:
     at = decode_position(data, SHARDS)
-    return at.next_offset, at.ends.tolist(), at.jumps, at.topic_id
+    return at.next_offset, at.ends.tolist(), at.offset_resets, at.topic_id
 
 
 def _reports(data: bytes) -> object:

@@ -76,7 +76,7 @@ def test_a_failed_download_shows_its_last_lines_and_leaves_no_folder(
 def test_two_at_once_fetch_once(tmp_path: Path) -> None:
     fetched, other_waits = [], threading.Event()
 
-    def fetch(staged: Path, say: jars.Say) -> None:
+    def fetch(staged: Path, narrate: jars.Narrate) -> None:
         fetched.append(staged)
         other_waits.wait(10.0)
 
@@ -94,7 +94,7 @@ def test_two_at_once_fetch_once(tmp_path: Path) -> None:
 
 
 def test_another_description_is_another_folder(tmp_path: Path) -> None:
-    def fetch(staged: Path, say: jars.Say) -> None:
+    def fetch(staged: Path, narrate: jars.Narrate) -> None:
         pass
 
     first = jars._jar_set(tmp_path, "x", "version 1", fetch, print)

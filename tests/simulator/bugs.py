@@ -245,18 +245,18 @@ def one_entity_moves_the_clock() -> tuple[Any, str, Any]:
 @bug
 def blocks_before_a_jump_overtaken() -> tuple[Any, str, Any]:
     """What a jump did once: it cut the chain, and blocks on their way came too late."""
-    before = Position.jump
+    before = Position.offset_reset
 
-    def jump(self: Position, offset: int) -> None:
+    def offset_reset(self: Position, offset: int) -> None:
         before(self, offset)
         self.ends[:] = NOTHING_BEFORE
 
-    return Position, "jump", jump
+    return Position, "offset_reset", offset_reset
 
 
 @bug
 def no_warm_up_behind_a_jump() -> tuple[Any, str, Any]:
-    return Scorer, "_follow_jump", staticmethod(lambda table, block: None)
+    return Scorer, "_follow_offset_reset", staticmethod(lambda table, block: None)
 
 
 @bug
@@ -286,7 +286,7 @@ def episode_lost_in_rebuild() -> tuple[Any, str, Any]:
 
     def rebuild(self: ShardScorer, *args: Any) -> EntityTable:
         table = before(self, *args)
-        table.rows["episode_events"] = 0
+        table.rows["alert_events"] = 0
         return table
 
     return ShardScorer, "_rebuild", rebuild

@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.mutation import bug
 from streamgauge.models.alerts import decision
-from streamgauge.models.alerts.decision import Rules
+from streamgauge.models.alerts.decision import AlertRules
 from streamgauge.models.alerts.policy import UPDATED
 from streamgauge.models.forecast.forecaster import Forecaster
 from streamgauge.models.scoring.scorer import Scorer
@@ -41,7 +41,7 @@ def _starts_again(field: str) -> tuple[Any, str, Any]:
 
 @bug
 def threshold_starts_again_in_rebuild() -> tuple[Any, str, Any]:
-    return _starts_again("theta")
+    return _starts_again("log_threshold")
 
 
 @bug
@@ -60,7 +60,7 @@ def cooldown_forgotten_in_rebuild() -> tuple[Any, str, Any]:
 @bug
 def surprise_forgotten_in_rebuild() -> tuple[Any, str, Any]:
     def forget(shard: ShardScorer, table: EntityTable) -> None:
-        table.rows["surprised"] = 0
+        table.rows["calm_events_left"] = 0
 
     return _rebuilt_without(forget)
 
@@ -68,32 +68,32 @@ def surprise_forgotten_in_rebuild() -> tuple[Any, str, Any]:
 @bug
 def unrest_forgotten_in_rebuild() -> tuple[Any, str, Any]:
     def forget(shard: ShardScorer, table: EntityTable) -> None:
-        table.rows["unrest_usual"] = table.rows["unrest_now"] = 0
+        table.rows["step_size_baseline"] = table.rows["step_size_recent"] = 0
 
     return _rebuilt_without(forget)
 
 
 @bug
 def failures_are_learned() -> tuple[Any, str, Any]:
-    before = Rules.of
+    before = AlertRules.of
 
-    def of(cls: type[Rules], *args: Any) -> Rules:
+    def of(cls: type[AlertRules], *args: Any) -> AlertRules:
         return before(*args)._replace(surprise=np.float32(np.inf))
 
-    return Rules, "of", classmethod(of)
+    return AlertRules, "of", classmethod(of)
 
 
 @bug
 def reminders_are_free_of_charge() -> tuple[Any, str, Any]:
     before = Scorer._tell
 
-    def tell(self: Scorer, table: EntityTable, run: Any, count: int) -> None:
+    def narrate(self: Scorer, table: EntityTable, run: Any, count: int) -> None:
         before(self, table, run, count)
         lanes = self._lanes
         for row in lanes.rows[:count][lanes.told[:count] & UPDATED > 0].tolist():
             table.rows["credit"][row] += 1
 
-    return Scorer, "_tell", tell
+    return Scorer, "_tell", narrate
 
 
 @bug
@@ -108,7 +108,7 @@ def entity_at_a_new_normal_leaves() -> tuple[Any, str, Any]:
 
     def evict(self: Scorer, table: EntityTable) -> None:
         before(self, table)
-        is_gone = table.rows["seen"][: len(table)] == 0
+        is_gone = table.rows["event_count"][: len(table)] == 0
         if is_gone.any():
             table.retain(np.flatnonzero(~is_gone))
 

@@ -13,7 +13,7 @@ from streamgauge.models.state import log
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable, Layout
 from streamgauge.models.state.epoch import Epoch
-from streamgauge.models.state.incremental_snapshot import Slices, Turns
+from streamgauge.models.state.incremental_snapshot import IncrementalSnapshot, SnapshotScheduler
 from streamgauge.models.state.log import append_block, begin_cell, read_log
 from streamgauge.models.state.segment import snapshot_segments
 
@@ -93,9 +93,11 @@ def clocks_not_in_the_snapshot() -> tuple[Any, str, Any]:
 @bug
 def log_cleared_where_its_snapshot_was_taken() -> tuple[Any, str, Any]:
     """Before the snapshot is whole, and the epoch agrees."""
-    before = Turns.begin
+    before = SnapshotScheduler.begin
 
-    def begin(self: Turns, table: EntityTable, cells: Cells, epoch: Epoch, *size: Any) -> Slices:
+    def begin(
+        self: SnapshotScheduler, table: EntityTable, cells: Cells, epoch: Epoch, *size: Any
+    ) -> IncrementalSnapshot:
         begun = before(self, table, cells, epoch, *size)
         for number in range(epoch.first_cell, epoch.log_cell):
             cells.log[number % len(cells.log)].clear()
@@ -104,62 +106,62 @@ def log_cleared_where_its_snapshot_was_taken() -> tuple[Any, str, Any]:
         begun._point = epoch.next_segment, 0, epoch.log_cell
         return begun
 
-    return Turns, "begin", begin
+    return SnapshotScheduler, "begin", begin
 
 
 @bug
 def blocks_since_a_snapshot_was_taken_lost() -> tuple[Any, str, Any]:
     """It is taken for one of the table as it is when its last slice is written."""
-    before = Slices._finish
+    before = IncrementalSnapshot._finish
 
-    def finish(self: Slices, cells: Cells, epoch: Epoch) -> None:
+    def finish(self: IncrementalSnapshot, cells: Cells, epoch: Epoch) -> None:
         before(self, cells, epoch)
         epoch.first_segment, epoch.log_bytes = epoch.next_segment, 0
 
-    return Slices, "_finish", finish
+    return IncrementalSnapshot, "_finish", finish
 
 
 @bug
 def blocks_before_a_snapshot_stepped_again() -> tuple[Any, str, Any]:
-    before = Slices._finish
+    before = IncrementalSnapshot._finish
 
-    def finish(self: Slices, cells: Cells, epoch: Epoch) -> None:
+    def finish(self: IncrementalSnapshot, cells: Cells, epoch: Epoch) -> None:
         _, log_bytes, _ = self._point
         epoch.log_bytes += log_bytes
         self._point = epoch.first_segment, log_bytes, epoch.first_cell
         before(self, cells, epoch)
 
-    return Slices, "_finish", finish
+    return IncrementalSnapshot, "_finish", finish
 
 
 @bug
 def table_not_frozen_for_its_snapshot() -> tuple[Any, str, Any]:
-    return EntityTable, "frozen", lambda self: self
+    return EntityTable, "copy_rows", lambda self: self
 
 
 @bug
 def slice_skipped() -> tuple[Any, str, Any]:
-    before = Slices.write
+    before = IncrementalSnapshot.write
 
-    def write(self: Slices, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
+    def write(self: IncrementalSnapshot, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
         if self._written == 1 and self._next is not None:
             self._next = next(self._segments, None) or self._next
         return before(self, cells, epoch, bytes_max)
 
-    return Slices, "write", write
+    return IncrementalSnapshot, "write", write
 
 
 @bug
 def part_of_a_snapshot_put_in_force() -> tuple[Any, str, Any]:
-    before = Slices.write
+    before = IncrementalSnapshot.write
 
-    def write(self: Slices, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
+    def write(self: IncrementalSnapshot, cells: Cells, epoch: Epoch, bytes_max: int) -> bool:
         is_whole = before(self, cells, epoch, bytes_max)
         if not is_whole:
             self._finish(cells, epoch)
         return True
 
-    return Slices, "write", write
+    return IncrementalSnapshot, "write", write
 
 
 @bug
@@ -177,4 +179,4 @@ def who_left_where_a_snapshot_was_taken_comes_back() -> tuple[Any, str, Any]:
 
 @bug
 def log_never_too_long() -> tuple[Any, str, Any]:
-    return Turns, "is_due", lambda self, log_bytes, log_bytes_max: False
+    return SnapshotScheduler, "is_due", lambda self, log_bytes, log_bytes_max: False

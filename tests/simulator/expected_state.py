@@ -43,7 +43,7 @@ class ShardBook:
     #: (partition, script) -> latest event time.
     heard: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Jumps of readers, gaps given up; events scored, late, set aside, and in reports.
-    jumps: int = 0
+    offset_resets: int = 0
     desyncs: int = 0
     scored: int = 0
     late: int = 0
@@ -62,7 +62,7 @@ class ShardBook:
             dict(self.reached),
             dict(self.clocks),
             dict(self.heard),
-            self.jumps,
+            self.offset_resets,
             self.desyncs,
             self.scored,
             self.late,

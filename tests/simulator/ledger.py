@@ -70,15 +70,18 @@ class Ledger:
         Raises:
             Violation: the shard did anything else than the reference.
         """
-        out, jumps = Outputs(), 0
+        out, offset_resets = Outputs(), 0
         if outcome.scored:
             book = self.book.write(shard)
             had = set(book.stands)
             for piece in outcome.scored:
-                jumps += self._take_piece(shard, book, piece, policy, had, out)
-            book.desyncs += jumps
+                offset_resets += self._take_piece(shard, book, piece, policy, had, out)
+            book.desyncs += offset_resets
             book.alerts |= set(out.alerts)
-        self.require(jumps == outcome.desyncs, f"{jumps} gaps jumped, {outcome.desyncs} counted")
+        self.require(
+            offset_resets == outcome.desyncs,
+            f"{offset_resets} gaps, {outcome.desyncs} counted",
+        )
         self.check_table(shard, table, policy)
         self.take_reports(shard, outcome.drift, out)
         return out
@@ -115,8 +118,8 @@ class Ledger:
         # A partition of which only empty blocks came has a clock in memory, and none in state.
         clocks = {p: (c.latest_us, c.now_us) for p, c in table.clocks.items() if c.latest_us}
         self.require(clocks == book.clocks, f"shard {shard}: clocks {clocks}, not {book.clocks}")
-        jumps = all(c.jumps == book.reached[p][1] for p, c in table.clocks.items())
-        self.require(jumps, f"shard {shard}: jumps {table.clocks}, not {book.reached}")
+        offset_resets = all(c.offset_resets == book.reached[p][1] for p, c in table.clocks.items())
+        self.require(offset_resets, f"shard {shard}: jumps {table.clocks}, not {book.reached}")
         if len(book.stands) > len(names):
             self._let_go(shard, set(there), policy)
 
@@ -126,11 +129,11 @@ class Ledger:
         held = len(cells.held.values)
         self.require(epoch.held == held, f"shard {shard}: held {held}, says {epoch.held}")
         self.require(held <= policy.held_blocks_max, f"shard {shard}: {held} blocks held")
-        ends = {p: (reach.end, reach.jumps) for p, reach in epoch.reached.items()}
+        ends = {p: (reach.end, reach.offset_resets) for p, reach in epoch.reached.items()}
         self.require(ends == book.reached, f"shard {shard}: at {ends}, should be {book.reached}")
         counts = epoch.counts
-        told = (counts.scored, counts.late, counts.set_aside, counts.jumps, counts.desyncs)
-        happened = (book.scored, book.late, book.set_aside, book.jumps, book.desyncs)
+        told = (counts.scored, counts.late, counts.set_aside, counts.offset_resets, counts.desyncs)
+        happened = (book.scored, book.late, book.set_aside, book.offset_resets, book.desyncs)
         self.require(told == happened, f"shard {shard}: counts {told}, happened {happened}")
         log, first = [each for cell in cells.log for each in cell.values], epoch.first_segment
         since = [len(each) for each in log if int.from_bytes(each[5:13], "little") >= first]
@@ -189,7 +192,7 @@ class Ledger:
     ) -> None:
         rows = table.rows[: len(expected)].copy()
         seen = list(zip(rows["partition"].tolist(), rows["clock_us"].tolist(), strict=True))
-        origin = rows[["episode_partition", "episode_offset", "episode_row"]].tolist()
+        origin = rows[["alert_partition", "alert_offset", "alert_row"]].tolist()
         blank_circumstances(rows)
         data, size = rows.tobytes(), table.layout.dtype.itemsize
         for i, (stand, script) in enumerate(zip(expected, there, strict=True)):
@@ -284,15 +287,15 @@ class Ledger:
 
     def _reach(self, shard: int, book: ShardBook, block: Block) -> int:
         """Advance the shard's position; what lies in a gap that was given up is lost."""
-        before, jumps = book.reached.get(block.partition, (NOTHING_BEFORE, 0))
-        if block.jumps > jumps:
+        before, offset_resets = book.reached.get(block.partition, (NOTHING_BEFORE, 0))
+        if block.offset_resets > offset_resets:
             self.require(not self._plan.is_lossless, f"shard {shard}: reader jumped at {before}")
-            book.jumps += block.jumps - jumps
+            book.offset_resets += block.offset_resets - offset_resets
             self._warm_up_again(book, block.partition)
-        is_ahead = block.end_offset > before or block.jumps > jumps
+        is_ahead = block.end_offset > before or block.offset_resets > offset_resets
         self.require(is_ahead, f"shard {shard}: position went back")
         end = max(before, block.end_offset)
-        book.reached[block.partition] = (end, max(jumps, block.jumps))
+        book.reached[block.partition] = (end, max(offset_resets, block.offset_resets))
         linked_to = block.previous_end if block.previous_end > JUMPED else -2 - block.previous_end
         if linked_to <= before:
             return 0

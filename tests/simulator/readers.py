@@ -65,11 +65,11 @@ class Readers:
         for count in counts:
             if at.next_offset < log.low:
                 self._count_retained_not(partition, at.next_offset, log.low)
-                at.jump(log.low)
+                at.offset_reset(log.low)
             if not log.there(at.next_offset, now):
                 break
             block, bad, end = log.read(at.next_offset, count, now)
-            block = replace(block, jumps=at.jumps)
+            block = replace(block, offset_resets=at.offset_resets)
             for shard, piece in cut(block, at.ends, plan.routing, plan.silent_offsets_max):
                 pieces.append((shard, encode_block(piece)))
             for event in bad:

@@ -40,8 +40,8 @@ CALMER = np.float32(0.3)  # what scores are worth to the calibration
 WARM_UP = (-1, -1)  # stands for no event and no policy
 NEVER_FORGOTTEN_US = 1 << 62  # no clock is ever past it
 
-_SENSITIVE = AlertPolicy(3.0, cooldown_s=60, new_normal_after=3, critical_once_in=40)
-_CALM = AlertPolicy(1.0, cooldown_s=150, new_normal_after=6, critical_once_in=40)
+_SENSITIVE = AlertPolicy(3.0, cooldown_s=60, new_normal_after=3, critical_rarity_1_in_n=40)
+_CALM = AlertPolicy(1.0, cooldown_s=150, new_normal_after=6, critical_rarity_1_in_n=40)
 #: The policies a run may have or change to; limits on entities are the run's own.
 POLICIES: tuple[tuple[ScoringPolicy, AlertPolicy], ...] = (
     (ScoringPolicy("score", 0, 0, 2), _SENSITIVE),
@@ -52,7 +52,7 @@ POLICIES: tuple[tuple[ScoringPolicy, AlertPolicy], ...] = (
 BITS = np.dtype(
     [
         ("score", "<f4"),
-        ("once_in", "<f4"),
+        ("rarity_1_in_n", "<f4"),
         ("loss", "<f4"),
         ("verdict", "u1"),
         ("confidence", "<f4"),
@@ -120,10 +120,10 @@ class Reference:
     def warming(self, node: Node) -> Node:
         """The same memory, of an entity that has to warm up again."""
         rows = np.frombuffer(node.row, self.layout.dtype).copy()
-        if rows["seen"][0] <= 1:
+        if rows["event_count"][0] <= 1:
             return node
         if (found := node.after.get(WARM_UP)) is None:
-            rows["seen"] = 1
+            rows["event_count"] = 1
             found = node.after[WARM_UP] = replace(node, row=rows.tobytes(), after={})
         return found
 
@@ -152,7 +152,7 @@ class Reference:
         table = EntityTable(self.layout)
         if node.row:
             rows = np.frombuffer(node.row, self.layout.dtype).copy()
-            rows["episode_offset"] = node.opened + 1
+            rows["alert_offset"] = node.opened + 1
             rows["clock_us"] = NEVER_FORGOTTEN_US
             table.fill([script.name], rows)
         scored = self._scorers[policy].step(table, _one_each([script], event))
@@ -173,7 +173,7 @@ class Reference:
         for transition in scored.transitions:
             told.setdefault(transition.entity_id, []).append(msgspec.msgpack.encode(transition))
         rows = table.rows[table.find([script.name for script in scripts])]
-        opened = rows["episode_offset"] - 1
+        opened = rows["alert_offset"] - 1
         blank_circumstances(rows)
         return [
             Node(
@@ -200,7 +200,7 @@ def bits_of(scored: ScoredBlock) -> list[bytes]:
 
 def blank_circumstances(rows: np.ndarray) -> None:
     """Clear where episodes opened and when others sent: of the log, not of the script."""
-    for name in ("episode_offset", "episode_partition", "episode_row", "clock_us", "partition"):
+    for name in ("alert_offset", "alert_partition", "alert_row", "clock_us", "partition"):
         rows[name] = 0
 
 

@@ -32,7 +32,7 @@ from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
 from streamgauge.models.state.epoch import TOKEN_BYTES, decode_epoch
 from streamgauge.models.state.snapshot_file import (
-    Origin,
+    StateIdentity,
     decode_header,
     decode_snapshot,
     encode_snapshot,
@@ -72,7 +72,7 @@ class World:
         self.parallelism = 1
         self._artifact = reference.artifact
         self._layout = reference.layout
-        self._origin = Origin("telemetry", plan.shards, plan.routing)
+        self._origin = StateIdentity("telemetry", plan.shards, plan.routing)
         self._fuse = Fuse()
         self.in_flight: list[Delivery] = []
         self._delivered: deque[Delivery] = deque(maxlen=8)
@@ -189,7 +189,7 @@ class World:
         if cells.epoch.value is None:
             return
         worker, token = self.worker_of(shard), self.rng.randbytes(TOKEN_BYTES)
-        reports = worker.flush_if_quiet(shard, cells, token, self.now, QUIET_TICKS)
+        reports = worker.flush_if_idle(shard, cells, token, self.now, QUIET_TICKS)
         self._take_reports(shard, reports)
 
     def worker_of(self, shard: int) -> ShardScorer:

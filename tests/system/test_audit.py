@@ -41,7 +41,7 @@ EARLY, LATE = ["old-0", "old-1"], ["new-0", "new-1", "new-2"]
 
 
 def test_a_live_job_that_speaks_json_and_arrow_is_exact(scored_fleet: ScoredFleet) -> None:
-    report = audit(scored_fleet.config, entities=25, seed=3, tell=live.silent)
+    report = audit(scored_fleet.config, entities=25, seed=3, narrate=live.silent)
     assert report.is_exact
     assert len(report.audited) == 25
     assert 4_500 < report.total("compared") <= 25 * 200  # 1 % of the events is malformed
@@ -96,7 +96,7 @@ def test_scores_that_are_still_to_come_are_not_missing(
 ) -> None:
     config = small_job(cluster, tmp_path, "arrow")
     fill(cluster, config, EARLY * 30, scored=41)
-    report = audit(config, tell=live.silent)
+    report = audit(config, narrate=live.silent)
     assert report.is_exact
     assert (report.total("compared"), report.total("waiting")) == (41, 19)
     assert report.sentence().endswith("; 19 events are not scored yet.")
@@ -108,14 +108,14 @@ def test_entities_older_than_the_log_are_told_from_new_ones(
 ) -> None:
     config = small_job(cluster, tmp_path, form)
     fill(cluster, config, EARLY * 30 + (EARLY + LATE) * 30)
-    whole = audit(config, tell=live.silent)
+    whole = audit(config, narrate=live.silent)
     assert (whole.is_exact, len(whole.audited), whole.cut_partitions) == (True, 5, [])
     client = AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
     for done in client.delete_records([TopicPartition(config.input.topic, 0, 60)]).values():
         done.result(30)
 
     told: list[str] = []
-    report = audit(config, tell=told.append)
+    report = audit(config, narrate=told.append)
 
     assert report.is_exact
     assert report.cut_partitions == [0]
@@ -124,7 +124,7 @@ def test_entities_older_than_the_log_are_told_from_new_ones(
     assert report.total("compared") == len(LATE) * 30
     assert any("entities older than the log cannot be derived" in line for line in told)
     with pytest.raises(ConfigError, match="must have begun within the log; all 2 are left out"):
-        audit(config, named=EARLY, tell=live.silent)
+        audit(config, named=EARLY, narrate=live.silent)
 
 
 def test_what_cannot_be_audited_is_said_in_one_line(cluster: ClusterInfo, tmp_path: Path) -> None:
@@ -132,13 +132,13 @@ def test_what_cannot_be_audited_is_said_in_one_line(cluster: ClusterInfo, tmp_pa
     fill(cluster, config, EARLY)
     scores = dataclasses.replace(config.scores, topic=None)
     with pytest.raises(ConfigError, match="scores.topic: must name the topic of scores"):
-        audit(dataclasses.replace(config, scores=scores), tell=live.silent)
+        audit(dataclasses.replace(config, scores=scores), narrate=live.silent)
     scores = dataclasses.replace(config.scores, topic="never-there")
     with pytest.raises(ConfigError, match="'never-there' must exist"):
-        audit(dataclasses.replace(config, scores=scores), tell=live.silent)
+        audit(dataclasses.replace(config, scores=scores), narrate=live.silent)
     other = make_artifact(tmp_path / "other", seed=9)
     with pytest.raises(ConfigError, match="must hold scores of .* it holds 1 messages"):
-        audit(dataclasses.replace(config, artifact=str(other)), tell=live.silent)
+        audit(dataclasses.replace(config, artifact=str(other)), narrate=live.silent)
 
 
 def copy_scores(

@@ -11,7 +11,7 @@ from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.models.scoring.scorer import TOO_MANY_ENTITIES
 from streamgauge.pipeline.config import Config
 from system.harness import bounds, live
-from system.harness.aloud import Say, sayer
+from system.harness.aloud import Narrate, narrator
 from system.harness.bounds import Flood, Honest, Probe, Watch
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(1_200)]
@@ -39,12 +39,12 @@ def mostly_hot_name(event: int) -> str:
 
 
 @pytest.fixture
-def say(pytestconfig: pytest.Config) -> Say:
-    return sayer(pytestconfig)
+def narrate(pytestconfig: pytest.Config) -> Narrate:
+    return narrator(pytestconfig)
 
 
 def test_a_flood_of_a_million_new_keys_stays_within_bounds_and_delays_nobody(
-    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, say: Say
+    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, narrate: Narrate
 ) -> None:
     config = make_job(cluster, artifact)
     job_id = jobs.start(config)
@@ -94,8 +94,8 @@ def test_a_flood_of_a_million_new_keys_stays_within_bounds_and_delays_nobody(
         "cpu_s": {name: round(used, 1) for name, used in cpu.items() if used > 1},
     }
     rows = [(name, *figures[name].values()) for name in STRETCHES]
-    say(bounds.report("flood", ("", *figures["before"]), rows, {**figures, "flood": whole}))
-    say(str(whole))
+    narrate(bounds.report("flood", ("", *figures["before"]), rows, {**figures, "flood": whole}))
+    narrate(str(whole))
     before, during = figures["before"], figures["during"]
     assert whole["honest_lost"] == 0
     assert dict(reasons) == {TOO_MANY_ENTITIES: NEW_KEYS - flood.count()}
@@ -104,7 +104,7 @@ def test_a_flood_of_a_million_new_keys_stays_within_bounds_and_delays_nobody(
 
 
 def test_one_entity_with_half_of_all_traffic_does_not_hold_the_others_up(
-    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, say: Say
+    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, narrate: Narrate
 ) -> None:
     config = make_job(cluster, artifact)
     jobs.start(config)
@@ -114,20 +114,20 @@ def test_one_entity_with_half_of_all_traffic_does_not_hold_the_others_up(
             seen = probe.seen["other-"]
             share = 1.0 if name == "even" else 0.5
             with Honest(cluster, config.input.topic, PARTITIONS, HOT_RATE, entity_of):
-                settled = seen.rows + SETTLING_S * share * HOT_RATE
-                live.wait_for(lambda: seen.rows >= settled, "a warm start", jobs)  # noqa: B023
+                is_stationary = seen.rows + SETTLING_S * share * HOT_RATE
+                live.wait_for(lambda: seen.rows >= is_stationary, "a warm start", jobs)  # noqa: B023
                 start = bounds.now_us()
                 goal = seen.rows + STRETCH_S * share * HOT_RATE
                 live.wait_for(lambda: seen.rows >= goal, "others' scores", jobs)  # noqa: B023
                 figures[name] = seen.between(start, bounds.now_us())
     head = ("others", *figures["even"])
     rows = [(name, *one.values()) for name, one in figures.items()]
-    say(bounds.report("hot_key", head, rows, figures))
+    narrate(bounds.report("hot_key", head, rows, figures))
     assert figures["hot"]["p99_ms"] <= 2 * figures["even"]["p99_ms"]
 
 
 def test_the_events_of_one_entity_are_drained_at_20_000_a_second(
-    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, say: Say
+    cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, narrate: Narrate
 ) -> None:
     config = make_job(cluster, artifact)
     names = [mostly_hot_name(event) for event in range(2 * HOT_EVENTS)]
@@ -137,7 +137,7 @@ def test_the_events_of_one_entity_are_drained_at_20_000_a_second(
         hot, others = probe.seen["hot"], probe.seen["other-"]
         live.wait_for(lambda: hot.rows + others.rows >= 2 * HOT_EVENTS, "all scores", jobs)
     figures = {"hot_events_s": round(hot.rate()), "other_events_s": round(others.rate())}
-    say(bounds.report("hot_drain", tuple(figures), [tuple(figures.values())], figures))
+    narrate(bounds.report("hot_drain", tuple(figures), [tuple(figures.values())], figures))
     assert hot.rate() >= HOT_EVENTS_S
 
 

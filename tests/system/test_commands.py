@@ -33,7 +33,7 @@ ALERT = {
     "severity": "critical",
     "entity_id": "web-1",
     "event": {"time_us": START_US},
-    "once_in": 20_000.0,
+    "rarity_1_in_n": 20_000.0,
     "features": [{"name": "cpu", "value": 0.9, "expected": 0.1, "contribution": 0.8}],
     "window": {"opened_time_us": START_US, "events": 3},
 }
@@ -87,7 +87,7 @@ def test_produced_events_and_dead_letters_are_as_reported(
         replicas=3,
         malformed_share=0.1,
         create_topic_partitions=PARTITIONS,
-        tell=lambda line: None,
+        narrate=lambda line: None,
     )
     assert report.partitions == PARTITIONS
     assert report.events == 3 * dataset.events
@@ -103,7 +103,7 @@ def test_a_missing_topic_is_not_created_by_the_way(cluster: ClusterInfo) -> None
     topic = _topic("absent")
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"topic '{topic}' must exist"):
-            produce(_dataset(1), topic, cluster.bootstrap_servers, tell=lambda line: None)
+            produce(_dataset(1), topic, cluster.bootstrap_servers, narrate=lambda line: None)
 
 
 def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
@@ -114,7 +114,7 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
         cluster.bootstrap_servers,
         create_topic_partitions=1,
         limit=1,
-        tell=lambda line: None,
+        narrate=lambda line: None,
     )
     producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
     for event_id in ("a", "b", "a", "c"):
@@ -123,7 +123,14 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
     producer.flush(30)
     out, told = io.StringIO(), []
     shown = tail(
-        cluster.bootstrap_servers, topic, True, True, limit=3, idle_s=30, out=out, tell=told.append
+        cluster.bootstrap_servers,
+        topic,
+        True,
+        True,
+        limit=3,
+        idle_s=30,
+        out=out,
+        narrate=told.append,
     )
     records = [json.loads(line) for line in out.getvalue().splitlines()]
     assert shown == 3
@@ -142,7 +149,7 @@ def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
             topic,
             cluster.bootstrap_servers,
             create_topic_partitions=PARTITIONS,
-            tell=lambda line: None,
+            narrate=lambda line: None,
         )
     make_artifact(tmp_path / "artifact", features=3)
     path = tmp_path / "job.yaml"
@@ -152,9 +159,9 @@ def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
         f"rest_url: '{cluster.flink_rest_url}', worker_endpoint: '{cluster.worker_endpoint}'}}\n"
     )
     began = time.monotonic()
-    findings = examine(path, tell=lambda line: None)
+    findings = examine(path, narrate=lambda line: None)
     assert [finding.detail for finding in findings if finding.state != OK] == []
     assert time.monotonic() - began < 10
-    found = {f.name: f for f in examine(path, (f"input.topic={wrong}",), tell=lambda line: None)}
+    found = {f.name: f for f in examine(path, (f"input.topic={wrong}",), narrate=lambda line: None)}
     assert found["sample"].state == WRONG
     assert "features must be 3 numbers; got 4" in found["sample"].detail

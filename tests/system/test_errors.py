@@ -142,7 +142,7 @@ def no_flink(setup: Setup) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         wrong_key,
         wrong_type,
@@ -157,9 +157,9 @@ def no_flink(setup: Setup) -> str:
     ],
 )
 def test_a_job_that_cannot_run_says_why_in_one_line_and_touches_nothing(
-    cluster: ClusterInfo, setup: Setup, spoil: Callable[[Setup], str]
+    cluster: ClusterInfo, setup: Setup, corrupt: Callable[[Setup], str]
 ) -> None:
-    reason = spoil(setup)
+    reason = corrupt(setup)
     topics, groups = on_the_broker(cluster)
 
     ended = setup.submit()

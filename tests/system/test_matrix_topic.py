@@ -67,7 +67,7 @@ def test_a_topic_that_was_made_anew_stops_the_job_until_the_operator_has_decided
     before = live.read_all(cluster, topic)
     scored = outcome.score_offline(cluster, trial.config)
     outcome.await_outputs(cluster, trial.config, scored, jobs)
-    savepoint = stop(trial.config, say=live.silent)
+    savepoint = stop(trial.config, narrate=live.silent)
     assert savepoint is not None
     make_anew(cluster, topic)
     if size == "longer":  # than the stored offsets, which would then be found in it
@@ -108,7 +108,7 @@ def stopped_behind_its_log(trial: Trial) -> str:
     """Stop the job with a savepoint while the traffic goes on for a while."""
     trial.begin()
     trial.await_more(5_000)
-    savepoint = stop(trial.config, say=live.silent)
+    savepoint = stop(trial.config, narrate=live.silent)
     assert savepoint is not None
     trial.await_more(10_000)
     trial.traffic.pause()
@@ -150,14 +150,14 @@ def decide(trial: Trial, savepoint: str, policy: str) -> None:
     trial.job_id = trial.jobs.start(trial.config, savepoint)
     trial.watch()
     # Before more is sent: "latest" is the end of the log at the moment of the jump.
-    live.wait_for(lambda: jumps(trial) >= 1, "a jump that is counted", trial.jobs)
+    live.wait_for(lambda: offset_resets(trial) >= 1, "a jump that is counted", trial.jobs)
     trial.traffic.resume()
     trial.await_more(3_000)
     trial.await_new_score()
     trial.row.recovery_s.append(time.monotonic() - began)
 
 
-def jumps(trial: Trial) -> int:
+def offset_resets(trial: Trial) -> int:
     """How often the job has jumped over offsets that were missing."""
     return trial.jobs.rest.counter(trial.job_id, "missing_offsets_jumped")
 

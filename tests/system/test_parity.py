@@ -24,7 +24,7 @@ from streamgauge.pipeline.replay.backtest import resolve_ranges
 from streamgauge.pipeline.replay.runner import Replay, run_in_process
 from streamgauge.transforms.sources.replay import ReplayTopic
 from system.harness import fleet, live, outcome
-from system.harness.aloud import sayer
+from system.harness.aloud import narrator
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(900)]
 
@@ -71,7 +71,7 @@ class Cut:
 @pytest.fixture(scope="module", autouse=True)
 def head(pytestconfig: pytest.Config) -> None:
     """The first line of the table."""
-    sayer(pytestconfig)(line(*HEAD))
+    narrator(pytestconfig)(line(*HEAD))
 
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4])
@@ -98,7 +98,7 @@ def test_a_million_events_live_and_replayed_agree_in_every_bit(
 
     differing = differing_rows(scores, replay.scores)
     cells = (f"{len(scores):,}", f"{len(alerts):,}", differing, f"{seconds:.0f}")
-    sayer(pytestconfig)(line(*astuple(cut), *cells))
+    narrator(pytestconfig)(line(*astuple(cut), *cells))
     assert (len(scores), len(replay.scores)) == (EVENTS, EVENTS)
     assert differing == 0
     assert len(alerts) > 1_000
@@ -115,7 +115,7 @@ def feed(cluster: ClusterInfo, topic: str, turns: range) -> None:
             cluster.bootstrap_servers,
             format="arrow",
             replicas=REPLICAS,
-            tell=live.silent,
+            narrate=live.silent,
         )
 
 

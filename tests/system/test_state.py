@@ -31,7 +31,7 @@ def new_job(cluster: ClusterInfo, artifact: Path, topic: str, folder: Path) -> C
         cluster,
         artifact,
         topic,
-        state={"folder": str(folder), "every_s": 1},
+        state={"folder": str(folder), "snapshot_interval_s": 1},
         health={"interval_s": 1},
     )
 
@@ -70,7 +70,7 @@ def test_half_a_run_on_flink_and_half_in_process_is_an_unbroken_run(
         "earliest",
         "latest",
         tmp_path / "rest",
-        say=live.silent,
+        narrate=live.silent,
         state=str(tmp_path / "exported"),
         keep_state=True,
     )
@@ -107,7 +107,7 @@ def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
     entity = fleet.server_machines().series[0].entity_id + ".000"
     folder = graph.state_folder(config)
     found = exported_state.find(config, loaded, folder, entity)
-    assert found.row["seen"] > 0
+    assert found.row["event_count"] > 0
     assert found.snapshot.shard == shard_of(entity, SHARDS)
 
     partition, _ = exported_state.erase_live(config, loaded, entity, None)

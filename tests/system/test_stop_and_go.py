@@ -91,7 +91,7 @@ def test_a_growing_topic_is_followed_over_savepoints_and_parallelisms(
         scores.await_events(senders.events, jobs)
 
         for parallelism in (2, 4, 1):
-            savepoint = stop(config, say=live.silent)
+            savepoint = stop(config, narrate=live.silent)
             senders.send(3)
             config = at(config, parallelism)
             began = time.monotonic()

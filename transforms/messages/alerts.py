@@ -19,7 +19,7 @@ _JSON = msgspec.json.Encoder()
 NAMED = 3  # features in a sentence; the alert holds more
 
 
-class RaiseAlerts(beam.PTransform):
+class FormatAlerts(beam.PTransform):
     """Transitions -> messages for the alert topic."""
 
     def __init__(self, topic: str, model_digest: str) -> None:
@@ -28,11 +28,11 @@ class RaiseAlerts(beam.PTransform):
         self._digest = model_digest
 
     def expand(self, transitions: Any) -> Any:
-        return transitions | "FormatAlerts" >> beam.ParDo(FormatAlerts(self._topic, self._digest))
+        return transitions | "Format" >> beam.ParDo(_Format(self._topic, self._digest))
 
 
 @with_output_types(bytes)
-class FormatAlerts(beam.DoFn):
+class _Format(beam.DoFn):
     """One alert per transition."""
 
     def __init__(self, topic: str, model_digest: str) -> None:
@@ -52,7 +52,7 @@ def alert_message(topic: str, digest: str, transition: Transition) -> Outgoing:
     alert_id = _identity(topic, digest, t.status, t.partition, t.offset, t.row)
     data = {
         "id": alert_id,
-        "episode_id": episode,
+        "alert_id": episode,
         "status": t.status,
         "reason": t.reason,
         "severity": t.severity,
@@ -66,7 +66,7 @@ def alert_message(topic: str, digest: str, transition: Transition) -> Outgoing:
         },
         "score": t.score,
         "threshold": t.threshold,
-        "once_in": t.once_in,
+        "rarity_1_in_n": t.rarity_1_in_n,
         "model": {"digest": digest},
         "features": [
             {"name": name, "value": value, "expected": expected, "contribution": share}
@@ -102,7 +102,7 @@ def explain(transition: Transition) -> str:
         f"{name} is {'missing' if value is None else f'{value:.4g}'}, expected {expected:.4g}"
         for name, value, expected, _ in t.features[:NAMED]
     )
-    told = f"once in {t.once_in:,.0f} events of this entity: {named}"
+    told = f"once in {t.rarity_1_in_n:,.0f} events of this entity: {named}"
     return f"still anomalous after {lasted}; {told}" if t.status == "updated" else told
 
 

@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("row", pa.int32()),
         ("score", pa.float32()),
-        ("once_in", pa.float32()),
+        ("rarity_1_in_n", pa.float32()),
         ("verdict", pa.dictionary(pa.int8(), pa.string())),
         ("confidence", pa.float32()),
     ]
@@ -72,7 +72,7 @@ def score_batch(scored: ScoredBlock) -> pa.RecordBatch:
             pa.array(block.offset),
             pa.array(block.row),
             pa.array(scored.score),
-            pa.array(scored.once_in),
+            pa.array(scored.rarity_1_in_n),
             verdict,
             pa.array(scored.confidence),
         ],

@@ -85,8 +85,8 @@ class Source:
         messages, end = read
         block, dead = decoder.decode(partition, messages, position.next_offset, end)
         keys = shard_keys(self.shards, self.max_parallelism)
-        if position.jumps:
-            block = replace(block, jumps=position.jumps)
+        if position.offset_resets:
+            block = replace(block, offset_resets=position.offset_resets)
         for shard, piece in cut(block, position.ends, self.routing):
             yield keys[shard], encode_block(piece)
         if dead:
@@ -326,7 +326,7 @@ class PollPartitions(beam.DoFn):
         return True
 
     def _jump(self, partition: int, at: Position) -> None:
-        at.jump(self._reader(partition).offset_at(self._polling.on_missing_offset))
+        at.offset_reset(self._reader(partition).offset_at(self._polling.on_missing_offset))
         self._jumped.inc()
 
     def _start_offset(self, partition: int, start: bytes) -> int:

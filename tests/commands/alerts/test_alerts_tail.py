@@ -20,7 +20,7 @@ from streamgauge.pipeline.alerts.tail import (
 
 ALERT: dict[str, Any] = {
     "id": "9f",
-    "episode_id": "9e",
+    "alert_id": "9e",
     "status": "opened",
     "severity": "critical",
     "entity_id": "web-1",
@@ -33,7 +33,7 @@ ALERT: dict[str, Any] = {
     },
     "score": 9.5,
     "threshold": 4.0,
-    "once_in": 123_456.0,
+    "rarity_1_in_n": 123_456.0,
     "model": {"digest": "ab"},
     "features": [
         {"name": "cpu", "value": 0.75, "expected": 0.125, "contribution": 0.6},
@@ -75,7 +75,7 @@ def test_a_reminder_says_since_when() -> None:
 
 
 def test_a_rarity_beyond_json_is_told() -> None:
-    assert "or rarer" in line({**ALERT, "once_in": None})
+    assert "or rarer" in line({**ALERT, "rarity_1_in_n": None})
 
 
 def test_names_from_outside_cannot_steer_the_terminal() -> None:
@@ -131,4 +131,4 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unreachable_broker_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1: "):
-        tail("127.0.0.1:1", "alerts", tell=lambda text: None)
+        tail("127.0.0.1:1", "alerts", narrate=lambda text: None)

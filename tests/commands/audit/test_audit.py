@@ -18,7 +18,7 @@ from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline.audit.audit import _is_older
 from streamgauge.pipeline.audit.report import AuditReport, EntityAudit, compare
-from streamgauge.pipeline.audit.rescore import Derivation
+from streamgauge.pipeline.audit.rescore import Rescorer
 from streamgauge.pipeline.audit.score_log import SCORE, Sample
 from streamgauge.pipeline.config import Scoring
 from streamgauge.transforms.sources.replay import Range
@@ -38,7 +38,7 @@ def scores(events: int = EVENTS, seed: int = 0) -> np.ndarray:
     made = np.zeros(events, SCORE)
     made["partition"], made["offset"] = 3, 10 + np.arange(events)
     made["event_time_us"] = 1_700_000_000_000_000 + made["offset"]
-    for name in ("score", "once_in"):
+    for name in ("score", "rarity_1_in_n"):
         made[name] = rng.normal(5, 1, events).astype(np.float32).view(np.uint32)
     made["verdict"] = 1
     return made
@@ -50,7 +50,7 @@ def test_equal_scores_are_exact() -> None:
     assert one.is_exact and one.first_fault is None
 
 
-@pytest.mark.parametrize("name", ["score", "once_in", "verdict", "event_time_us"])
+@pytest.mark.parametrize("name", ["score", "rarity_1_in_n", "verdict", "event_time_us"])
 def test_one_flipped_bit_differs(name: str) -> None:
     found = scores()
     found[name][5] ^= 1
@@ -235,11 +235,11 @@ def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entit
         names = np.array(scored.block.entity_id.to_pylist())
         for name in sample:
             expected.setdefault(name, []).append(scored.score[names == name].tobytes())
-        seen = dict(zip(table.entity_ids, table.rows["seen"].tolist(), strict=False))
+        seen = dict(zip(table.entity_ids, table.rows["event_count"].tolist(), strict=False))
         restarts += sum(seen.get(name, 0) < (names == name).sum() for name in sample)
     assert restarts, "the clock must matter here"
 
-    derived = Derivation(artifact, scoring, AlertPolicy(), routing, sample)
+    derived = Rescorer(artifact, scoring, AlertPolicy(), routing, sample)
     for piece in pieces:
         derived.take(piece)
     for name in sample:
@@ -252,16 +252,16 @@ def test_events_that_a_full_shard_refused_are_not_stepped(artifact: Artifact) ->
     block = make_block(["a", "b"] * 20)
     refused = {(0, 2, 0), (0, 4, 0)}
     kept = block.take(np.delete(np.arange(40), [2, 4]), -1)
-    derived = Derivation(artifact, Scoring(), AlertPolicy(), "entity", ["a"], refused)
+    derived = Rescorer(artifact, Scoring(), AlertPolicy(), "entity", ["a"], refused)
     derived.take(block)
-    plain = Derivation(artifact, Scoring(), AlertPolicy(), "entity", ["a"])
+    plain = Rescorer(artifact, Scoring(), AlertPolicy(), "entity", ["a"])
     plain.take(kept)
     assert derived.scores_of("a").tobytes() == plain.scores_of("a").tobytes()
     assert derived.refusals == {"a": 2}
 
 
 def test_an_entity_in_two_partitions_cannot_be_derived(artifact: Artifact) -> None:
-    derived = Derivation(artifact, Scoring(), AlertPolicy(), "entity", ["a", "b"])
+    derived = Rescorer(artifact, Scoring(), AlertPolicy(), "entity", ["a", "b"])
     derived.take(make_block(["a", "b"]))
     derived.take(make_block(["a"], partition=1))
     assert derived.scattered == {"a"}

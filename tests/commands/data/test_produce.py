@@ -78,11 +78,11 @@ def test_a_message_the_client_refuses_stops_production(bootstrap: str) -> None:
 
 def test_an_unreachable_broker_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1: .*streamgauge up"):
-        produce(_dataset(1), TOPIC, "127.0.0.1:1", tell=lambda line: None)
+        produce(_dataset(1), TOPIC, "127.0.0.1:1", narrate=lambda line: None)
     with pytest.raises(ConfigError, match="each must be host:port; got 'kafka:none'"):
-        produce(_dataset(1), TOPIC, "kafka:none", tell=lambda line: None)
+        produce(_dataset(1), TOPIC, "kafka:none", narrate=lambda line: None)
 
 
 def test_an_impossible_rate_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(ConfigError, match="rate must be above 0"):
-        produce(_dataset(1), TOPIC, "127.0.0.1:1", rate=0.0, tell=lambda line: None)
+        produce(_dataset(1), TOPIC, "127.0.0.1:1", rate=0.0, narrate=lambda line: None)

@@ -98,7 +98,7 @@ def artifact(data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def found(data, artifact, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    return evaluate.evaluate(data, artifact, out, processes=1, tell=[].append), out
+    return evaluate.evaluate(data, artifact, out, processes=1, narrate=[].append), out
 
 
 def test_scores_are_those_of_the_live_scorer(data, artifact):
@@ -177,12 +177,12 @@ def test_baselines_are_kept_while_data_and_code_are_the_same(data, artifact, fou
         raise AssertionError("baselines were computed again")
 
     monkeypatch.setattr(evaluate, "by_baselines", refuse)
-    again = evaluate.evaluate(data, artifact, out, processes=1, tell=[].append)
+    again = evaluate.evaluate(data, artifact, out, processes=1, narrate=[].append)
     assert again.headline() == first.headline()
     kept = json.loads((out / "baselines.json").read_text())
     (out / "baselines.json").write_text(json.dumps({**kept, "key": "other"}))
     with pytest.raises(AssertionError, match="computed again"):
-        evaluate.evaluate(data, artifact, out, processes=1, tell=[].append)
+        evaluate.evaluate(data, artifact, out, processes=1, narrate=[].append)
     (out / "baselines.json").write_text(json.dumps(kept))
 
 
@@ -199,18 +199,18 @@ def test_processes_change_nothing(data):
 def test_a_test_part_alone_is_scored_without_baselines(data, artifact, tmp_path):
     for path in data.glob("*.test.parquet"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    found = evaluate.evaluate(tmp_path, artifact, tmp_path / "out", processes=1, tell=[].append)
+    found = evaluate.evaluate(tmp_path, artifact, tmp_path / "out", processes=1, narrate=[].append)
     assert [one.name for one in found.verdicts] == ["streamgauge"]
 
 
 def test_data_without_labels_or_with_other_features_is_refused(artifact, tmp_path):
     blind = make_data(tmp_path / "blind", rows=300, labelled=False)
     with pytest.raises(ConfigError, match="must have labels"):
-        evaluate.evaluate(blind, artifact, tmp_path / "out", tell=[].append)
+        evaluate.evaluate(blind, artifact, tmp_path / "out", narrate=[].append)
     other = make_artifact(tmp_path / "other", features=2)
     full = make_data(tmp_path / "full", rows=1_300)
     with pytest.raises(ConfigError, match="artifact's 2 features"):
-        evaluate.evaluate(full, other, tmp_path / "out", tell=[].append)
+        evaluate.evaluate(full, other, tmp_path / "out", narrate=[].append)
 
 
 def test_nab_is_judged_behind_the_probation_and_gets_its_score(tmp_path):
@@ -226,7 +226,9 @@ def test_without_an_artifact_it_trains_and_the_command_ends_with_one_object(
     data, tmp_path, monkeypatch
 ):
     fit = training.train
-    monkeypatch.setattr(training, "train", lambda data, out, tell: fit(data, out, SMALL, [].append))
+    monkeypatch.setattr(
+        training, "train", lambda data, out, narrate: fit(data, out, SMALL, [].append)
+    )
     words = ["evaluate", "--data", str(data), "--out", str(tmp_path), "--json", "--processes", "1"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

@@ -40,12 +40,12 @@ def _config(tmp_path: Path, text: str) -> Path:
 
 
 def _examined(path: Path, *overrides: str) -> dict[str, Finding]:
-    findings = examine(path, overrides, tell=lambda line: None)
+    findings = examine(path, overrides, narrate=lambda line: None)
     return {finding.name: finding for finding in findings}
 
 
 def test_an_unreadable_configuration_skips_everything_else(tmp_path: Path) -> None:
-    findings = examine(tmp_path / "absent.yaml", tell=lambda line: None)
+    findings = examine(tmp_path / "absent.yaml", narrate=lambda line: None)
     assert [f.state for f in findings] == [WRONG] + [SKIPPED] * (len(findings) - 1)
     assert exit_code(findings) == 2
     wrong = first_wrong(findings)
@@ -110,14 +110,14 @@ def test_an_absent_cluster_names_its_part_and_how_to_start_it(tmp_path: Path) ->
 
 
 def test_an_embedded_run_needs_no_cluster(tmp_path: Path) -> None:
-    findings = examine(_config(tmp_path, "artifact: a\n"), (), True, tell=lambda line: None)
+    findings = examine(_config(tmp_path, "artifact: a\n"), (), True, narrate=lambda line: None)
     states = {finding.name: finding.state for finding in findings}
     assert [states[name] for name in ("jobs", "flink", "workers")] == [SKIPPED] * 3
 
 
 def test_each_check_is_one_line(tmp_path: Path) -> None:
     lines: list[str] = []
-    findings = examine(tmp_path / "absent.yaml", tell=lines.append)
+    findings = examine(tmp_path / "absent.yaml", narrate=lines.append)
     assert len(lines) == len(findings)
     assert lines[0].startswith("WRONG    config ")
     assert all("\n" not in line for line in lines)

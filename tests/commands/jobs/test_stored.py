@@ -75,7 +75,7 @@ def whole(config, artifact, tmp_path_factory):
 @pytest.fixture(scope="module")
 def half(config, artifact, tmp_path_factory):
     """The first half of a run, which leaves its memory where the live job would."""
-    state = graph.replay_state(config, keep_in=graph.state_folder(config))
+    state = graph.replay_state(config, snapshot_folder=graph.state_folder(config))
     return replay(config, artifact, tmp_path_factory.mktemp("half") / "run", HALF, state)
 
 
@@ -189,18 +189,18 @@ class Timer:
 
 
 def test_no_snapshot_is_kept_of_what_is_not_out_yet(config, artifact, tmp_path):
-    state = graph.replay_state(config, keep_in=str(tmp_path / "kept"))
+    state = graph.replay_state(config, snapshot_folder=str(tmp_path / "kept"))
     step = ScoreBlocks(graph.scoring(config, artifact, state, is_live=True)._spec)
     step.setup()
-    cells, beat = new_cells(SNAPSHOT_CELLS, LOG_CELLS), Timer()
+    cells, heartbeat = new_cells(SNAPSHOT_CELLS, LOG_CELLS), Timer()
     key = shard_keys(SHARDS, 128)[0]
     step.start_bundle()
     given = (cells.epoch, *cells.snapshot, *cells.log, cells.held, cells.drift)
-    list(step.process((key, encode_block(make_block(["a"] * 5))), Timer(), beat, *given))
-    beat.is_set = False
-    assert list(step.on_beat(key, beat, *given)) == []
-    assert beat.is_set, "it must come back"
+    list(step.process((key, encode_block(make_block(["a"] * 5))), Timer(), heartbeat, *given))
+    heartbeat.is_set = False
+    assert list(step.on_heartbeat(key, heartbeat, *given)) == []
+    assert heartbeat.is_set, "it must come back"
     assert not (tmp_path / "kept").exists()
     step.start_bundle()
-    assert len(list(step.on_beat(key, beat, *given))) == 1  # the health report
+    assert len(list(step.on_heartbeat(key, heartbeat, *given))) == 1  # the health report
     assert len(list((tmp_path / "kept").glob("shard-00000.*.parquet"))) == 1

@@ -45,7 +45,7 @@ def test_an_incident_is_found_and_told_in_every_way(
     told: list[str] = []
     summary = demo(tmp_path / "out", bundle, told.append)
     assert (summary["events"], summary["entities"]) == (2 * ROWS, 2)
-    assert (summary["events_labelled"], summary["event_recall"]) == (1, 1.0)
+    assert (summary["labelled_anomalies"], summary["event_recall"]) == (1, 1.0)
     assert summary["dead_letters"] == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     assert "upset" in (tmp_path / "out" / "report.html").read_text()
@@ -71,7 +71,7 @@ def test_scores_are_put_beside_their_own_values_and_labels() -> None:
             "entity_id": ["a", "b", "a", "b"],
             "event_time_us": [10, 15, 20, 25],
             "score": np.float32([0.1, 0.3, 0.2, 0.4]),
-            "once_in": np.float32([1, 3, 2, 4]),
+            "rarity_1_in_n": np.float32([1, 3, 2, 4]),
         }
     )
     a, b = scored_series(table, sample)

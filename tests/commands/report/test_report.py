@@ -29,12 +29,12 @@ def _alert(series: ScoredSeries, row: int, status: str = "opened", **more: Any) 
     at = opened + (5 * MINUTE_US if status == "closed" else 0)
     return {
         "id": f"{series.entity_id}-{row}-{status}",
-        "episode_id": f"{series.entity_id}-{row}",
+        "alert_id": f"{series.entity_id}-{row}",
         "status": status,
         "entity_id": series.entity_id,
         "event": {"time_us": at},
         "window": {"opened_time_us": opened, "events": 5},
-        "once_in": 12_345.0,
+        "rarity_1_in_n": 12_345.0,
         "threshold": 0.25,
         "severity": "warning",
         "features": [{"name": "f1", "value": 0.75, "expected": 0.125, "contribution": 0.6}],
@@ -129,7 +129,7 @@ def test_bands_show_the_alert_and_the_labelled_incident() -> None:
 
 def test_worst_entities_come_first_and_their_number_is_bounded() -> None:
     series = [_series(f"host-{i:02d}", rows=50, seed=i) for i in range(30)]
-    alerts = [_alert(series[7], 9), _alert(series[3], 9, once_in=1e9, severity="critical")]
+    alerts = [_alert(series[7], 9), _alert(series[3], 9, rarity_1_in_n=1e9, severity="critical")]
     order = worst_first(series, episodes_of(alerts))
     assert [one.entity_id for one in order[:2]] == ["host-03", "host-07"]
     page = render(_report(series, alerts))

@@ -13,7 +13,7 @@ ISSUE_KEYS = (
     "events",
     "entities",
     "alerts",
-    "events_labelled",
+    "labelled_anomalies",
     "event_recall",
     "false_alerts_per_entity_day",
     "seconds",
@@ -34,12 +34,12 @@ def _series(entity_id: str, labels: list[int] | None, rows: int = 1440) -> Score
 def _alert(entity_id: str, opened: int, at: int | None = None, **fields: Any) -> dict[str, Any]:
     return {
         "id": f"{entity_id}-{opened}-{at}",
-        "episode_id": f"{entity_id}-{opened}",
+        "alert_id": f"{entity_id}-{opened}",
         "status": "opened" if at is None else "closed",
         "entity_id": entity_id,
         "event": {"time_us": (opened if at is None else at) * MINUTE_US},
         "window": {"opened_time_us": opened * MINUTE_US},
-        "once_in": 1e4,
+        "rarity_1_in_n": 1e4,
         "severity": "warning",
         **fields,
     }
@@ -76,7 +76,7 @@ def test_recall_and_false_alerts_by_hand() -> None:
     assert summary["event_recall"] == 0.5
     assert summary["false_alerts_per_entity_day"] == 1.0  # two in two entity-days
     assert (summary["events"], summary["entities"], summary["alerts"]) == (2880, 2, 3)
-    assert summary["events_labelled"] == 2
+    assert summary["labelled_anomalies"] == 2
     assert summary["seconds"] == 12.346
     assert summary["detection_delay_s_median"] == 300.0
     assert list(summary)[:7] == list(ISSUE_KEYS)
@@ -123,12 +123,12 @@ def test_recall_by_chance_is_high_for_an_alarm_that_never_ends() -> None:
 
 def test_an_episode_has_the_rarest_of_its_alerts() -> None:
     alerts = [
-        _alert("a", 5, once_in=10.0),
-        _alert("a", 5, 9, once_in=1e7, severity="critical"),
+        _alert("a", 5, rarity_1_in_n=10.0),
+        _alert("a", 5, 9, rarity_1_in_n=1e7, severity="critical"),
         _alert("b", 3, 4),
     ]
     episodes = episodes_of(alerts)
-    assert [(e.entity_id, e.once_in, e.severity) for e in episodes] == [
+    assert [(e.entity_id, e.rarity_1_in_n, e.severity) for e in episodes] == [
         ("b", 1e4, "warning"),
         ("a", 1e7, "critical"),
     ]

@@ -60,8 +60,8 @@ def found(folder, data) -> Found:
     return search(data, folder / "a")
 
 
-def search(data: Path, out: Path, plan: Plan = PLAN, tell=[].append) -> Found:
-    return tune(data, out, out.with_suffix(".sqlite"), plan, tell)
+def search(data: Path, out: Path, plan: Plan = PLAN, narrate=[].append) -> Found:
+    return tune(data, out, out.with_suffix(".sqlite"), plan, narrate)
 
 
 def outcomes(found: Found) -> list[tuple]:
@@ -154,7 +154,7 @@ def test_stopped_search_goes_on_and_gives_the_same_artifact(
     with pytest.raises(Interrupted):
         search(data, tmp_path / "a")
     lines: list[str] = []
-    again = search(data, tmp_path / "a", tell=lines.append)
+    again = search(data, tmp_path / "a", narrate=lines.append)
     assert lines[0].endswith("2 trials there")
     assert epochs == [0, 1, 0, 1, 0, 1, 0, 1]
     assert outcomes(again) == outcomes(found)
@@ -176,13 +176,13 @@ def test_trial_worse_than_the_median_is_pruned(tmp_path, data, monkeypatch):
     monkeypatch.setattr(command, "PRUNED_FROM_EPOCH", 0)
     trainers: list[command.Trainer] = []
 
-    def spoil(trainer) -> None:
+    def corrupt(trainer) -> None:
         if trainer not in trainers:
             trainers.append(trainer)
         if len(trainers) == 2:
             trainer._held_out[0][:] += 100.0
 
-    watched(monkeypatch, spoil)
+    watched(monkeypatch, corrupt)
     found = search(data, tmp_path / "a")
     assert [one.state for one in found.trials][:2] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert len(found.trials[1].intermediate_values) == 1

@@ -51,7 +51,9 @@ SPECS = st.builds(
     cooldown_s=st.sampled_from([0, 600]),
 )
 STARTS = st.builds(
-    lambda theta, eta, below: Start(theta, eta, theta - below),
+    lambda log_threshold, threshold_rate, below: Start(
+        log_threshold, threshold_rate, log_threshold - below
+    ),
     st.floats(-3.0, 3.0),
     st.floats(0.01, 3.0),
     st.floats(0.0, 3.0),
@@ -89,15 +91,15 @@ def test_due_messages_are_bounded_without_any_credit(stream, spec, start):
     score, times, _ = unpacked(stream)
     rows = np.zeros(1, budget.ROW)
     budget.fill_new(rows, spec, start)
-    due, terms = 0, budget.Terms.of(spec)
+    due, terms = 0, budget.BudgetParams.of(spec)
     for one, time in zip(score, times, strict=True):
         rows["credit"] = 1e9
-        given = (one[0], time[0], True, terms, start.eta, start.floor)
+        given = (one[0], time[0], True, terms, start.threshold_rate, start.floor)
         due += budget.decide(rows[0], *given)[0]
         days = (time[0] - times[0, 0]) / DAY_US
-        reach = max(float(score.max()) - start.theta, 0.0)
+        reach = max(float(score.max()) - start.log_threshold, 0.0)
         # The controller's own guarantee: messages <= B T + B / eta * reach + 1.
-        assert due <= spec.per_day * days + spec.per_day / start.eta * reach + 1 + 1e-6
+        assert due <= spec.per_day * days + spec.per_day / start.threshold_rate * reach + 1 + 1e-6
 
 
 @settings(max_examples=50, deadline=None)
@@ -108,7 +110,9 @@ def test_entities_do_not_share_a_budget(one, two, spec):
     score, times, allowed = (np.hstack(parts) for parts in zip(*columns, strict=True))
     together = messages(score, times, spec, start, allowed)
     for i in range(2):
-        own = Start(*(value[i] for value in (start.theta, start.eta, start.floor)))
+        own = Start(
+            *(value[i] for value in (start.log_threshold, start.threshold_rate, start.floor))
+        )
         alone = messages(*columns[i][:2], spec, own, columns[i][2])
         np.testing.assert_array_equal(together[:, i], alone[:, 0])
 
@@ -118,12 +122,12 @@ def test_a_message_raises_the_threshold_and_time_lowers_it():
     rows = np.zeros(1, budget.ROW)
     spec = BudgetSpec(per_day=2.0, cooldown_s=0.0)
     budget.fill_new(rows, spec, start)
-    terms = budget.Terms.of(spec)
-    assert budget.decide(rows[0], 1.1, DAY_US, True, terms, start.eta, start.floor)[1]
-    assert rows["theta"][0] == 1.25
+    terms = budget.BudgetParams.of(spec)
+    assert budget.decide(rows[0], 1.1, DAY_US, True, terms, start.threshold_rate, start.floor)[1]
+    assert rows["log_threshold"][0] == 1.25
     later = DAY_US * 3 // 2
-    assert not budget.decide(rows[0], 1.1, later, True, terms, start.eta, start.floor)[1]
-    assert rows["theta"][0] == 1.0
+    assert not budget.decide(rows[0], 1.1, later, True, terms, start.threshold_rate, start.floor)[1]
+    assert rows["log_threshold"][0] == 1.0
 
 
 def test_the_threshold_stops_at_its_floor():
@@ -131,9 +135,9 @@ def test_the_threshold_stops_at_its_floor():
     spec, start = BudgetSpec(), Start(1.0, 0.5, 0.8)
     budget.fill_new(rows, spec, start)
     for day in (1, 30):
-        terms = budget.Terms.of(spec)
-        budget.decide(rows[0], 0.0, day * DAY_US, True, terms, start.eta, start.floor)
-    assert rows["theta"][0] == 0.8
+        terms = budget.BudgetParams.of(spec)
+        budget.decide(rows[0], 0.0, day * DAY_US, True, terms, start.threshold_rate, start.floor)
+    assert rows["log_threshold"][0] == 0.8
 
 
 def test_messages_of_an_entity_keep_the_cooldown():
@@ -182,7 +186,7 @@ def test_first_threshold_keeps_the_budget_on_its_own_data_and_is_the_lowest_that
     score = np.random.default_rng(1).normal(size=24 * 20)
     times = hourly(len(score))[:, 0]
     spec = BudgetSpec(per_day=0.5, cooldown_s=7_200.0)
-    theta = first_threshold(score, times, spec)
+    log_threshold = first_threshold(score, times, spec)
 
     def apart(threshold: float) -> int:
         count, until = 0, 0
@@ -192,15 +196,15 @@ def test_first_threshold_keeps_the_budget_on_its_own_data_and_is_the_lowest_that
         return count
 
     days = (times[-1] - times[0]) / DAY_US
-    below = np.sort(score)[np.searchsorted(np.sort(score), theta) - 1]
-    assert apart(theta) <= 0.5 * days < apart(below)
+    below = np.sort(score)[np.searchsorted(np.sort(score), log_threshold) - 1]
+    assert apart(log_threshold) <= 0.5 * days < apart(below)
 
 
 def test_a_start_follows_the_scale_of_the_scores():
     score, times = np.random.default_rng(0).normal(size=500), hourly(500)[:, 0]
     one, two = (start_of(score * factor, times, BudgetSpec()) for factor in (1.0, 2.0))
-    assert (two.theta, two.eta, two.floor) == pytest.approx(
-        (2 * one.theta, 2 * one.eta, 2 * one.floor)
+    assert (two.log_threshold, two.threshold_rate, two.floor) == pytest.approx(
+        (2 * one.log_threshold, 2 * one.threshold_rate, 2 * one.floor)
     )
 
 

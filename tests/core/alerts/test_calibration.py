@@ -15,12 +15,12 @@ def exponential() -> Calibration:
 
 def test_bulk_is_the_empirical_tail_frequency(exponential):
     scores = np.log([2.0, 5.0, 20.0])  # exceeded once in 2, 5 and 20
-    assert exponential.once_in(scores) == pytest.approx([2, 5, 20], rel=0.05)
+    assert exponential.rarity_1_in_n(scores) == pytest.approx([2, 5, 20], rel=0.05)
 
 
 def test_tail_beyond_the_data_follows_the_pareto_law(exponential):
     assert exponential.tail_shape == pytest.approx(0, abs=0.1)
-    assert exponential.once_in(np.log([1e4]))[0] == pytest.approx(1e4, rel=0.35)
+    assert exponential.rarity_1_in_n(np.log([1e4]))[0] == pytest.approx(1e4, rel=0.35)
 
 
 def test_heavy_tail_is_recognised():
@@ -30,7 +30,7 @@ def test_heavy_tail_is_recognised():
 
 def test_once_in_is_monotone_finite_and_bounded(exponential):
     scores = np.concatenate([np.linspace(-5, 50, 5_000), [1e6, 1e30, np.inf]])
-    found = exponential.once_in(scores)
+    found = exponential.rarity_1_in_n(scores)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
     assert (np.diff(found) >= 0).all()
@@ -38,29 +38,31 @@ def test_once_in_is_monotone_finite_and_bounded(exponential):
 
 
 def test_score_that_is_not_a_number_is_the_rarest(exponential):
-    assert exponential.once_in(np.array([np.nan]))[0] == np.float32(ONCE_IN_MAX)
+    assert exponential.rarity_1_in_n(np.array([np.nan]))[0] == np.float32(ONCE_IN_MAX)
 
 
-@pytest.mark.parametrize("once_in", [2.0, 30.0, 49.0, 51.0, 1e3, 1e6])
+@pytest.mark.parametrize("rarity_1_in_n", [2.0, 30.0, 49.0, 51.0, 1e3, 1e6])
 @pytest.mark.parametrize("shape", [0.0, 0.3])
-def test_threshold_is_the_inverse_of_once_in(exponential, once_in, shape):
+def test_threshold_is_the_inverse_of_once_in(exponential, rarity_1_in_n, shape):
     arrays = exponential.to_arrays()
     arrays["calibration.tail"] = np.array([*arrays["calibration.tail"]])
     arrays["calibration.tail"][2] = shape
     one = Calibration.from_arrays(arrays)
-    assert one.once_in(np.array([one.threshold(once_in)]))[0] == pytest.approx(once_in, rel=1e-4)
+    assert one.rarity_1_in_n(np.array([one.threshold(rarity_1_in_n)]))[0] == pytest.approx(
+        rarity_1_in_n, rel=1e-4
+    )
 
 
 def test_arrays_round_trip(exponential):
     again = Calibration.from_arrays(exponential.to_arrays())
     scores = np.linspace(0, 30, 1_000)
-    assert again.once_in(scores).tobytes() == exponential.once_in(scores).tobytes()
+    assert again.rarity_1_in_n(scores).tobytes() == exponential.rarity_1_in_n(scores).tobytes()
 
 
 def test_constant_scores_can_be_calibrated():
     one = calibration.fit(np.ones(1_000))
-    assert one.once_in(np.array([0.9]))[0] == 1.0
-    assert one.once_in(np.array([2.0]))[0] == np.float32(ONCE_IN_MAX)
+    assert one.rarity_1_in_n(np.array([0.9]))[0] == 1.0
+    assert one.rarity_1_in_n(np.array([2.0]))[0] == np.float32(ONCE_IN_MAX)
 
 
 def test_too_few_scores_are_refused():

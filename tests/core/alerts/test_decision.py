@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from streamgauge.models.alerts import calibration
 from streamgauge.models.alerts.budget import CREDIT_DAYS, CREDIT_DAYS_MAX, DAY_US
-from streamgauge.models.alerts.decision import Rules, fill_new, judge, may_learn
+from streamgauge.models.alerts.decision import AlertRules, fill_new, judge, may_learn
 from streamgauge.models.alerts.policy import (
     ANOMALOUS,
+    BASELINE_ACCEPTED,
     CALM_EVENTS,
     CLOSED,
     NORMAL,
     OPENED,
-    RENEWED,
     UPDATED,
     WARMING,
     AlertPolicy,
@@ -28,7 +28,12 @@ from streamgauge.models.state.entity_row import HEAD
 MINUTE_US = 60_000_000
 HIGH, MILD, LOW = 100.0, 1.31, 0.5  # a surprise, above the threshold only, neither
 POLICY = AlertPolicy(per_entity_day=2.0, cooldown_s=1_800, new_normal_after=50)
-BITS = {"opened": OPENED, "updated": UPDATED, "closed": CLOSED, "renewed": RENEWED}
+BITS = {
+    "opened": OPENED,
+    "updated": UPDATED,
+    "closed": CLOSED,
+    "baseline_accepted": BASELINE_ACCEPTED,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +42,9 @@ def fitted():
     return calibration.fit(np.random.default_rng(0).normal(1, 0.2, 5_000).astype(np.float32))
 
 
-def thresholds(theta: float = 1.3, deviation: float = 0.2) -> Thresholds:
+def thresholds(log_threshold: float = 1.3, deviation: float = 0.2) -> Thresholds:
     """For a fleet of none: an entity starts at score `theta`."""
-    levels = np.full((1, len(PER_DAY)), np.log(theta))
+    levels = np.full((1, len(PER_DAY)), np.log(log_threshold))
     return Thresholds(levels, np.array([deviation]), np.array([np.log(0.9)]))
 
 
@@ -47,30 +52,37 @@ class Played:
     """What became of one entity's events, a minute apart."""
 
     def __init__(
-        self, fitted, scores, policy=POLICY, changes=None, warming=(), theta=1.3, step_us=MINUTE_US
+        self,
+        fitted,
+        scores,
+        policy=POLICY,
+        changes=None,
+        warming=(),
+        log_threshold=1.3,
+        step_us=MINUTE_US,
     ):
         self.rows = np.zeros(1, HEAD)
         self.verdicts: list[int] = []
         self.learned: list[bool] = []
         self.thresholds: list[float] = []
         self.at: dict[str, list[int]] = {name: [] for name in BITS}
-        rules = Rules.of(policy, fitted, thresholds(theta))
+        rules = AlertRules.of(policy, fitted, thresholds(log_threshold))
         fill_new(self.rows, policy, rules)
         row = self.rows[0]
         changes = np.ones(len(scores)) if changes is None else changes
         for i, (score, change) in enumerate(zip(scores, changes, strict=True)):
             self.learned.append(may_learn(row, i in warming))
-            row["seen"] += 1
+            row["event_count"] += 1
             said = (np.float32(score), np.float32(change), i in warming, (i + 1) * step_us)
-            verdict, told, theta = judge(row, *said, rules)
+            verdict, told, log_threshold = judge(row, *said, rules)
             self.verdicts.append(verdict)
-            self.thresholds.append(float(np.exp(theta)))
+            self.thresholds.append(float(np.exp(log_threshold)))
             for name, bit in BITS.items():
                 self.at[name] += [i] if told & bit else []
             if told & CLOSED:
-                row["episode_events"] = 0
-            if told & RENEWED:
-                row["surprised"] = row["settled_events"] = 0
+                row["alert_events"] = 0
+            if told & BASELINE_ACCEPTED:
+                row["calm_events_left"] = row["stationary_events"] = 0
 
 
 def test_a_score_above_the_threshold_opens_at_once(fitted):
@@ -136,14 +148,14 @@ def test_what_has_settled_does_not_raise_the_threshold(fitted):
 
 
 def test_an_alert_does_not_close_while_its_score_would_open_another(fitted):
-    played = Played(fitted, [LOW] * 50 + [HIGH] * 3 + [MILD] * 100 + [LOW] * 3, theta=1.2)
+    played = Played(fitted, [LOW] * 50 + [HIGH] * 3 + [MILD] * 100 + [LOW] * 3, log_threshold=1.2)
     assert (played.at["opened"], played.at["closed"]) == ([50], [153])
 
 
 def test_what_has_settled_is_told_again_when_it_becomes_much_worse(fitted):
     scores = np.r_[[LOW] * 50, [HIGH] * 60, [1.4 * HIGH] * 60, [1.6 * HIGH] * 60]
     policy = AlertPolicy(per_entity_day=20.0, cooldown_s=1_800, new_normal_after=0)
-    played = Played(fitted, scores, policy, theta=1.3)
+    played = Played(fitted, scores, policy, log_threshold=1.3)
     assert played.at["opened"] == [50]
     [again] = played.at["updated"]
     assert 170 <= again <= 200  # at the end of the cool-down it may lie in
@@ -159,7 +171,7 @@ def test_a_change_that_has_settled_is_the_new_normal_after_so_many_events(fitted
     changes = np.r_[np.ones(50), 9.0, np.ones(59)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 60, changes=changes)
     # Event 50 is learned from. Unrest 1.8 is no more than twice the usual one, up from 1.
-    assert played.at["renewed"] == played.at["closed"] == [100]
+    assert played.at["baseline_accepted"] == played.at["closed"] == [100]
     assert played.at["opened"][0] == 50
     assert played.learned[101]
 
@@ -167,44 +179,48 @@ def test_a_change_that_has_settled_is_the_new_normal_after_so_many_events(fitted
 def test_a_new_normal_is_no_reminder_however_bad_its_last_event_is(fitted):
     scores = np.r_[[LOW] * 50, [HIGH] * 50, 100 * HIGH, [LOW] * 9]
     played = Played(fitted, scores, AlertPolicy(20.0, 1_800, new_normal_after=50))
-    assert played.at["renewed"] == played.at["closed"] == [100]
+    assert played.at["baseline_accepted"] == played.at["closed"] == [100]
     assert 100 not in played.at["updated"]
 
 
 def test_a_failure_that_ends_is_no_new_normal_while_its_score_fades(fitted):
     changes = np.r_[np.ones(50), np.full(200, 4.0), np.ones(60)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 220 + [LOW] * 40, changes=changes)
-    assert played.at["renewed"] == []
+    assert played.at["baseline_accepted"] == []
     assert len(played.at["closed"]) == 1
 
 
 def test_a_moment_of_unrest_does_not_put_off_a_new_normal_for_long(fitted):
     changes = np.ones(300)
     changes[70::40] = 9.0
-    assert 0 < Played(fitted, [LOW] * 50 + [HIGH] * 250, changes=changes).at["renewed"][0] < 150
+    assert (
+        0
+        < Played(fitted, [LOW] * 50 + [HIGH] * 250, changes=changes).at["baseline_accepted"][0]
+        < 150
+    )
 
 
 def test_what_keeps_changing_is_no_new_normal(fitted):
     changes = np.r_[np.ones(50), np.full(500, 4.0)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 500, changes=changes)
-    assert (played.at["renewed"], played.at["closed"]) == ([], [])
+    assert (played.at["baseline_accepted"], played.at["closed"]) == ([], [])
     assert played.verdicts[50:] == [ANOMALOUS] * 500
 
 
 def test_a_flat_line_that_stays_flat_has_settled(fitted):
     played = Played(fitted, [LOW] * 50 + [HIGH] * 61, changes=np.zeros(111))
-    assert played.at["renewed"] == [100]
+    assert played.at["baseline_accepted"] == [100]
 
 
 def test_zero_events_to_a_new_normal_means_never(fitted):
     policy = AlertPolicy(2.0, 1_800, new_normal_after=0)
-    assert Played(fitted, [HIGH] * 3_000, policy, np.zeros(3_000)).at["renewed"] == []
+    assert Played(fitted, [HIGH] * 3_000, policy, np.zeros(3_000)).at["baseline_accepted"] == []
 
 
 def test_the_usual_unrest_does_not_follow_what_is_not_learned(fitted):
     changes = np.r_[np.ones(50), np.full(100, 4.0)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 100, changes=changes)
-    usual, now = played.rows["unrest_usual"][0], played.rows["unrest_now"][0]
+    usual, now = played.rows["step_size_baseline"][0], played.rows["step_size_recent"][0]
     assert usual == pytest.approx(1.06, abs=0.03)  # of the surprise itself, and no other
     assert now == pytest.approx(4.0, abs=0.01)
 
@@ -212,7 +228,7 @@ def test_the_usual_unrest_does_not_follow_what_is_not_learned(fitted):
 def test_events_of_an_open_alert_are_anomalous_from_a_mild_surprise_on(fitted):
     between = float(fitted.threshold(30))
     scores = [HIGH, between, LOW, between] + [LOW] * 40 + [between]
-    verdicts = Played(fitted, scores, theta=50.0).verdicts
+    verdicts = Played(fitted, scores, log_threshold=50.0).verdicts
     assert verdicts[:4] == [ANOMALOUS, ANOMALOUS, NORMAL, ANOMALOUS]
     assert verdicts[-1] == NORMAL
 

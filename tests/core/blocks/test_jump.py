@@ -41,22 +41,22 @@ def offsets_of(outcomes):
 def after_a_jump(first, count=10, previous_end=JUMPED - 40, partition=0):
     """Without a link of its own the first block behind a jump from offset 40."""
     block = make_block(["a", "b"] * (count // 2), first, previous_end, partition)
-    return replace(block, jumps=1)
+    return replace(block, offset_resets=1)
 
 
 def test_a_jump_is_told_to_every_shard_with_the_end_before_it_and_kept_in_state():
     position = Position(100, new_ends(3))
     position.ends[:] = 100, 80, NOTHING_BEFORE
-    position.jump(600)
-    position.jump(700)
+    position.offset_reset(600)
+    position.offset_reset(700)
     again = decode_position(encode_position(position), 3)
-    assert (again.next_offset, again.jumps) == (700, 2)
-    block = replace(make_block(["a"], first=700), jumps=again.jumps)
+    assert (again.next_offset, again.offset_resets) == (700, 2)
+    block = replace(make_block(["a"], first=700), offset_resets=again.offset_resets)
     pieces = dict(cut(block, again.ends, "entity"))
     # Shards without events must hear of it, too.
     links = [pieces[shard].previous_end for shard in (0, 1, 2)]
     assert links == [JUMPED - 100, JUMPED - 80, NOTHING_BEFORE]
-    assert {piece.jumps for piece in pieces.values()} == {2}
+    assert {piece.offset_resets for piece in pieces.values()} == {2}
     assert again.ends.tolist() == [701, 701, 701]
 
 
@@ -67,7 +67,7 @@ def test_events_after_a_jump_are_scored_wherever_the_offsets_go_on(artifact, fir
     outcomes = process(shard, cells, after_a_jump(first), after_a_jump(first + 10, 10, first + 10))
     assert offsets_of(outcomes) == list(range(first, first + 20))
     counts = shard.take_snapshot(0, cells).epoch.counts
-    assert (counts.jumps, counts.duplicates, counts.held_back) == (1, 0, 0)
+    assert (counts.offset_resets, counts.duplicates, counts.held_back) == (1, 0, 0)
 
 
 def test_entities_of_that_partition_warm_up_again_and_others_do_not(artifact):

@@ -30,7 +30,7 @@ from streamgauge.models.state.entity_table import EntityTable
 
 NOW_US = 1_704_067_200_000_000  # the Kafka timestamp of every message
 SECOND, DAY, YEAR = 1_000_000, 86_400_000_000, 365 * 86_400_000_000
-EAGER = AlertPolicy(5_000, 120, new_normal_after=40, critical_once_in=8)
+EAGER = AlertPolicy(5_000, 120, new_normal_after=40, critical_rarity_1_in_n=8)
 STRICT = ScoringPolicy("set_aside", entities_per_shard_max=2, entity_ttl_s=60, warmup_events=0)
 TINY, HUGE = 1e-45, 3.4028234e38  # the smallest denormal and the largest float32
 FITTING = [0.0, -0.0, TINY, -TINY, 1.1754942e-38, 1e38, -1e38, HUGE, -HUGE, 1e20, 1.0, None]
@@ -93,10 +93,10 @@ def score(
 def assert_finite(scored: Iterable[ScoredBlock], table: EntityTable) -> None:
     """Every number that leaves or stays is one."""
     for one in scored:
-        for column in (one.score, one.once_in, one.loss):
+        for column in (one.score, one.rarity_1_in_n, one.loss):
             assert np.isfinite(column).all()
         for told in one.transitions:
-            numbers = [told.score, told.once_in, told.threshold, told.peak]
+            numbers = [told.score, told.rarity_1_in_n, told.threshold, told.peak]
             numbers += [x for _, value, expected, share in told.features
                         for x in (value or 0.0, expected, share)]  # fmt: skip
             assert np.isfinite(numbers).all(), told
@@ -109,7 +109,7 @@ def bits_of(scored: Iterable[ScoredBlock], name: str) -> list[tuple[bytes, ...]]
     said = []
     for one in scored:
         mine = np.array([entity == name for entity in one.block.entity_id.to_pylist()], bool)
-        columns = (one.score, one.once_in, one.verdict, one.loss)
+        columns = (one.score, one.rarity_1_in_n, one.verdict, one.loss)
         said.append(tuple(column[mine].tobytes() for column in columns))
     return said
 
@@ -272,7 +272,7 @@ def test_a_clock_a_day_ahead_and_a_year_behind_touches_only_its_own_entity(
     aside = {reason: set(one.entity_id.to_pylist()) for reason, one in scored[0].set_aside.items()}
     assert aside == {"late_event": {"mad"}}
     assert scored[0].late == len(scored[0].set_aside["late_event"])
-    seen = dict(zip(table.entity_ids, table.rows["seen"].tolist(), strict=False))
+    seen = dict(zip(table.entity_ids, table.rows["event_count"].tolist(), strict=False))
     assert seen["good"] == 300, "its memory must not have been restarted"
     scorer = Scorer(artifact, policy, EAGER)
     scorer.evict(table)

@@ -220,10 +220,10 @@ def test_frozen_learning_keeps_statistics_while_memory_advances():
     forecaster = make_forecaster()
     start = new_rows(forecaster, [KNOWN_ENTITIES[1]])
     _, rows = run(forecaster, events(), learn=False, entity=KNOWN_ENTITIES[1])
-    for name in ("mean", "var", "scale", "weight"):
+    for name in ("mean", "var", "scale", "statistics_weight"):
         assert np.array_equal(rows[name][0], start[name][0]), name
     assert rows["hidden"][0].any()
-    assert rows["seen"][0] == 40
+    assert rows["event_count"][0] == 40
 
 
 def test_known_entity_starts_from_its_own_statistics_and_a_new_one_from_the_pool():
@@ -231,8 +231,8 @@ def test_known_entity_starts_from_its_own_statistics_and_a_new_one_from_the_pool
     rows = new_rows(forecaster, [KNOWN_ENTITIES[1], "never seen"])
     assert np.array_equal(rows["mean"][0], forecaster.priors.entity_mean[1])
     assert np.array_equal(rows["mean"][1], forecaster.priors.mean)
-    assert rows["prior"].tolist() == [2, 0]
-    assert rows["weight"].tolist() == [1 / NormaliserSpec().rate_min, 0]
+    assert rows["prior_index"].tolist() == [2, 0]
+    assert rows["statistics_weight"].tolist() == [1 / NormaliserSpec().rate_min, 0]
 
 
 def test_scores_do_not_depend_on_slot_or_neighbours():

@@ -5,7 +5,7 @@ import pytest
 
 from fixtures.artifacts import KNOWN_ENTITIES, make_artifact
 from fixtures.blocks import START_US, STEP_US, make_block
-from streamgauge.models.alerts.decision import Rules, fill_new
+from streamgauge.models.alerts.decision import AlertRules, fill_new
 from streamgauge.models.alerts.policy import VERDICTS, AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.scored_block import NEW_NORMAL
@@ -14,7 +14,7 @@ from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
 from streamgauge.models.scoring.waves import arrange
 from streamgauge.models.state.entity_table import EntityTable
 
-EAGER = AlertPolicy(per_entity_day=1_000, cooldown_s=600, critical_once_in=1e8)
+EAGER = AlertPolicy(per_entity_day=1_000, cooldown_s=600, critical_rarity_1_in_n=1e8)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_an_entity_that_moves_is_forgotten_by_the_clock_of_where_it_was(artifact
     scorer.step(table, make_block(["a", "x", "a", "x", "a", "x", "a"], partition=1))
     scorer.step(table, make_block(["x", "y"], first=60 * hours, partition=1))
     scorer.step(table, make_block(["a"], first=30, partition=0))
-    assert table.rows["seen"][table.find(["a"])].tolist() == [seen]
+    assert table.rows["event_count"][table.find(["a"])].tolist() == [seen]
 
 
 def test_eviction_drops_idle_entities_only(artifact):
@@ -186,15 +186,19 @@ def at_new_normal(artifact, policy):
 def test_a_new_normal_starts_as_a_new_entity_with_the_budget_it_had(artifact):
     _, table, _ = at_new_normal(artifact, ScoringPolicy(warmup_events=20))
     row = table.rows[0]
-    assert (row["seen"], row["weight"], row["season_weight"].any()) == (0, 0, False)
+    assert (row["event_count"], row["statistics_weight"], row["season_weight"].any()) == (
+        0,
+        0,
+        False,
+    )
     start = np.float32(artifact.forecaster.score_priors.score**2)
     assert (row["smoothed_fast"], row["smoothed_slow"]) == (start, start)
-    assert (row["surprised"], row["settled_events"], row["episode_events"]) == (0, 0, 0)
+    assert (row["calm_events_left"], row["stationary_events"], row["alert_events"]) == (0, 0, 0)
     fresh = table.rows[:1].copy()
     alerts = AlertPolicy(20, 600)
-    fill_new(fresh, alerts, Rules.of(alerts, artifact.calibration, artifact.thresholds))
+    fill_new(fresh, alerts, AlertRules.of(alerts, artifact.calibration, artifact.thresholds))
     assert row["credit"] != fresh["credit"][0]
-    assert row["theta"] > fresh["theta"][0]
+    assert row["log_threshold"] > fresh["log_threshold"][0]
     assert abs(row["mean"]).max() < 4  # until the next event
 
 

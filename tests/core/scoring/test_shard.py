@@ -239,9 +239,9 @@ def test_only_damage_is_reset_and_a_later_format_never(artifact):
 def test_a_shard_is_quiet_only_after_nothing_changed_for_long_enough(artifact):
     scorer, cells, blocks = new_scorer(artifact), new_cells(), make_blocks(count=2)
     run(scorer, blocks[:1], cells)
-    told = [scorer.flush_if_quiet(0, cells, b"1" * 8, now_s, 60.0) for now_s in (0, 59)]
+    told = [scorer.flush_if_idle(0, cells, b"1" * 8, now_s, 60.0) for now_s in (0, 59)]
     run(scorer, blocks[1:], cells)
-    told += [scorer.flush_if_quiet(0, cells, b"2" * 8, now_s, 60.0) for now_s in (60, 119, 120)]
+    told += [scorer.flush_if_idle(0, cells, b"2" * 8, now_s, 60.0) for now_s in (60, 119, 120)]
     assert [sum(report.events for report in reports) for reports in told] == [0, 0, 0, 0, 80]
 
 

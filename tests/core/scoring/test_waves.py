@@ -25,7 +25,7 @@ from streamgauge.models.state.entity_table import EntityTable
 
 HOUR_US = 3_600_000_000
 EAGER = AlertPolicy(per_entity_day=500, cooldown_s=60, new_normal_after=50)
-COLUMNS = ("score", "once_in", "verdict", "confidence", "loss")
+COLUMNS = ("score", "rarity_1_in_n", "verdict", "confidence", "loss")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_each_feature_has_residuals_of_its_own() -> None:
     forecaster = Forecaster(made.schema, made.spec, silent, *priors)
     rows, x = np.zeros(3, forecaster.dtype), np.random.default_rng(0).normal(size=(3, 90))
     forecaster.fill_new(rows, ["a", "b", "c"])
-    rows["seen"] = rows["weight"] = 1
+    rows["event_count"] = rows["statistics_weight"] = 1
     learn, time_us = np.zeros(3, np.bool_), np.zeros(3, np.int64)
     found = forecaster.step(x.astype(np.float32), rows, time_us, learn).residuals
     np.testing.assert_array_equal(found[:, 0], found[:, 1])

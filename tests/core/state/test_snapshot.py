@@ -21,9 +21,9 @@ from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.models.state.epoch import Epoch
 from streamgauge.models.state.snapshot_file import (
-    Origin,
     ShardSnapshot,
     SnapshotHeader,
+    StateIdentity,
     check_header,
     decode_header,
     decode_snapshot,
@@ -32,7 +32,7 @@ from streamgauge.models.state.snapshot_file import (
     start_offsets,
 )
 
-ORIGIN = Origin("telemetry", 4, "entity")
+ORIGIN = StateIdentity("telemetry", 4, "entity")
 NAMES = ["host-1", "Ångström", "温度/3", "e\u0301", "a b\tc\n", "𝛀", "x" * 256, "-1", "NaN"]
 NAMES.append("\ncrc32:00000000")  # what stands before the checksum of a file
 KEY = b"streamgauge"
@@ -158,10 +158,10 @@ def test_a_missing_column_is_refused_by_name(data, layout, name):
 
 def test_a_column_of_another_type_is_refused_by_name(data, layout):
     def widened(table):
-        at = table.column_names.index("seen")
-        return table.set_column(at, "seen", table.column("seen").cast(pa.int64()))
+        at = table.column_names.index("event_count")
+        return table.set_column(at, "event_count", table.column("event_count").cast(pa.int64()))
 
-    with pytest.raises(StateFormatError, match="seen must be uint32 .*; got int64"):
+    with pytest.raises(StateFormatError, match="event_count must be uint32 .*; got int64"):
         decode(rewritten(data, widened), layout)
 
 
@@ -180,15 +180,15 @@ def test_state_of_another_artifact_is_refused(data, tmp_path):
 
 def test_state_of_another_schema_is_refused(data, layout):
     with pytest.raises(StateFormatError, match="schema fingerprint must be .*; got 0123; export"):
-        decode(with_header(data, contract="0123"), layout)
+        decode(with_header(data, schema_fingerprint="0123"), layout)
 
 
 @pytest.mark.parametrize(
     ("origin", "message"),
     [
-        (Origin("other", 4, "entity"), "topic must be other; got telemetry"),
-        (Origin("telemetry", 8, "entity"), "number of shards must be 8; got 4"),
-        (Origin("telemetry", 4, "partition"), "routing must be partition; got entity"),
+        (StateIdentity("other", 4, "entity"), "topic must be other; got telemetry"),
+        (StateIdentity("telemetry", 8, "entity"), "number of shards must be 8; got 4"),
+        (StateIdentity("telemetry", 4, "partition"), "routing must be partition; got entity"),
     ],
 )
 def test_state_of_another_cut_is_refused(data, layout, origin, message):
@@ -219,7 +219,7 @@ def test_a_shard_without_snapshot_needs_every_partition_from_its_beginning():
 
 
 def test_routed_by_partition_only_the_shard_of_a_partition_counts():
-    origin = Origin("telemetry", 2, "partition")
+    origin = StateIdentity("telemetry", 2, "partition")
     headers = [header(0, {0: (0, 90), 2: (3, 8)}, origin), header(1, {1: (0, 20)}, origin)]
     assert start_offsets(headers) == {0: 90, 1: 20, 2: 8}
 

@@ -193,7 +193,7 @@ def test_calibration_of_a_trained_model_meets_its_rate_on_unseen_events(prepared
     forecaster, calibration, _, reference = fit.calibrate(prepared, forecaster)
     unseen = [coupled("a", 6_000, seed=11), coupled("b", 6_000, seed=12)]
     scores = np.concatenate([one.score[100:] for one in score_series(forecaster, unseen)])
-    assert 0.04 < np.mean(calibration.once_in(scores) > 10) < 0.25
+    assert 0.04 < np.mean(calibration.rarity_1_in_n(scores) > 10) < 0.25
     assert reference.counts.sum(axis=1).min() > 400
     assert forecaster.score_priors.score == pytest.approx(np.median(scores), rel=0.2)
 

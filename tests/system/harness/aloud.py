@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-Say = Callable[[str], None]
+Narrate = Callable[[str], None]
 
 
-def sayer(config: pytest.Config) -> Say:
+def narrator(config: pytest.Config) -> Narrate:
     """A function that writes a line to the terminal."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     capture = config.pluginmanager.getplugin("capturemanager")
 
-    def say(line: str) -> None:
+    def narrate(line: str) -> None:
         with capture.global_and_fixture_disabled():
             reporter.write_line(line)
 
-    return say
+    return narrate

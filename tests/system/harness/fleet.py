@@ -44,7 +44,7 @@ def produce_fleet(
             replicas=REPLICAS,
             malformed_share=MALFORMED_SHARE,
             seed=turn,
-            tell=lambda line: None,
+            narrate=lambda line: None,
         )
         events += report.events
         malformed += report.dead_letters

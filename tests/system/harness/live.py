@@ -30,7 +30,7 @@ KEY = ("partition", "offset", "row")  # what names an event, besides its topic
 ALERTS = {
     "per_entity_day": 100,
     "cooldown_s": 600,
-    "critical_once_in": 10_000,
+    "critical_rarity_1_in_n": 10_000,
 }
 
 
@@ -85,7 +85,7 @@ class Jobs:
         state: str | None = None,
     ) -> str:
         """Submit a live job; returns Flink's id of it."""
-        job_id = run(config, savepoint=savepoint, say=silent, state=state)
+        job_id = run(config, savepoint=savepoint, narrate=silent, state=state)
         assert job_id is not None
         self._started.append(job_id)
         return job_id

@@ -56,13 +56,14 @@ def score_logs(logs: Sequence[Sequence[Any]], config: Config) -> list[Expected]:
     scorer = Scorer(artifact, config.scoring, config.alerts)
     table = EntityTable(scorer.layout)
     return [
-        _score_log(log, jumps, config, decoder, scorer, table) for jumps, log in enumerate(logs)
+        _score_log(log, offset_resets, config, decoder, scorer, table)
+        for offset_resets, log in enumerate(logs)
     ]
 
 
 def _score_log(
     log: Sequence[Any],
-    jumps: int,
+    offset_resets: int,
     config: Config,
     decoder: Decoder,
     scorer: Scorer,
@@ -71,7 +72,7 @@ def _score_log(
     tables, letters, transitions = [], {}, []
     for partition, messages in _by_partition(log):
         block, dead = decoder.decode(partition, messages, 0, messages[-1].offset + 1)
-        scored = scorer.step(table, replace(block, jumps=jumps))
+        scored = scorer.step(table, replace(block, offset_resets=offset_resets))
         assert not scored.set_aside
         tables.append(_score_table(block, scored))
         transitions += scored.transitions
@@ -107,7 +108,7 @@ def _score_table(block: Block, scored: ScoredBlock) -> pa.Table:
             "offset": block.offset,
             "row": block.row,
             "score": scored.score,
-            "once_in": scored.once_in,
+            "rarity_1_in_n": scored.rarity_1_in_n,
             "verdict": pa.array([VERDICTS[v] for v in scored.verdict.tolist()]),
             "confidence": scored.confidence,
         }
