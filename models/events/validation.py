@@ -38,9 +38,9 @@ class DecodeLimits:
     message_bytes_max: int = 8_388_608
     #: Most events in one Arrow message.
     events_per_message_max: int = 65_536
-    #: An event may be this far ahead of its message's Kafka timestamp, seconds.
+    #: Largest lead of an event time over the Kafka timestamp of its message, seconds.
     future_s_max: int = 300
-    #: Longest piece of a payload kept in a dead letter, bytes.
+    #: Longest part of a payload that a dead letter holds, bytes.
     dead_letter_bytes_max: int = 1_024
 
 
