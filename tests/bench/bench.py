@@ -129,9 +129,9 @@ def main() -> None:
         )
     progress.write()
     # A short or partial run must not take the place of the figures that are told.
-    is_told = not (given.quick or given.only)
-    page.write(progress.results, out, is_told)
-    scaling.write(progress.results, page.DOCS, out, is_told)
+    is_published = not (given.quick or given.only)
+    page.write(progress.results, out, is_published)
+    scaling.write(progress.results, page.DOCS, out, is_published)
     print(json.dumps(progress.results["ratios"]))
 
 

@@ -55,9 +55,9 @@ def measure(artifact_directory: Path) -> dict[str, Any]:
     return {
         "what": {
             "scorer step": "Scorer.step: names to rows, waves, kernel, verdicts",
-            "kernel": "rows from and to the table, scores, what is learned; no verdicts",
+            "kernel": "rows from and to the table, scores, learning; no verdicts",
             "gru alone": "gather, GRU, head, squared error, scatter on the same tiles: "
-            "what the peers do",
+            "the work of the peers",
             "torch single": "torch GRUCell, Linear, squared error, one event at a time",
         },
         "us_per_event": {name: round(value, 3) for name, value in micros.items()},

@@ -27,11 +27,11 @@ ROW, LABEL, BARS, VALUE, TOP = 24, 250, 480, 110, 34
 OURS, THEIRS = "#0b6e4f", "#8a94a6"
 
 
-def write(results: dict[str, Any], out: Path, is_told: bool) -> None:
-    """Fill the page and draw the plot, in `out` and, if it `is_told`, in `docs` too."""
+def write(results: dict[str, Any], out: Path, is_published: bool) -> None:
+    """Fill the page and draw the plot, in `out` and, if it `is_published`, in `docs` too."""
     page = (DOCS / PAGE).read_text(encoding="utf-8")
     text = filled_in(page, BEGIN, END, _tables(results))
-    for folder in (out, DOCS) if is_told else (out,):
+    for folder in (out, DOCS) if is_published else (out,):
         (folder / PAGE).write_text(text, encoding="utf-8")
         (folder / PLOT).write_text(_plot(results), encoding="utf-8")
 
@@ -104,7 +104,7 @@ def _throughput(runs: dict[str, Any]) -> Iterator[str]:
 
 
 def _programs(runs: dict[str, Any]) -> Iterator[str]:
-    yield "\n### Where the CPU of what runs on Flink goes, seconds per million events\n"
+    yield "\n### CPU of the jobs on Flink by program, seconds per million events\n"
     yield "| | JVMs | Python workers | rest |\n| --- | ---: | ---: | ---: |"
     for peer in PEERS_OF_BENCH:
         if peer.on_flink and (found := summary(runs.get(peer.name, []))) is not None:
@@ -160,8 +160,8 @@ def _skew(skew: dict[str, Any], hot: dict[str, Any]) -> Iterator[str]:
 def _recovery(recovery: dict[str, Any]) -> Iterator[str]:
     yield f"\n### Killed with `kill -9` at {RATE:,.0f} events/s\n"
     yield (
-        "Seconds from the kill; scores of all events. What is repeated has the right value, or it "
-        "is counted as wrong.\n"
+        "Seconds from the kill; scores of all events. A repeated score with another value is "
+        "counted as wrong.\n"
     )
     yield (
         "| | first new score, s | backlog gone, s | lost | repeated | wrong | of checked |\n"
@@ -179,7 +179,7 @@ def _recovery(recovery: dict[str, Any]) -> Iterator[str]:
 
 
 def _quality(quality: dict[str, Any]) -> Iterator[str]:
-    yield "\n### What the detectors find: server machines, mean over entities\n"
+    yield "\n### Detection quality: server machines, mean over entities\n"
     yield "| | AUC-PR | VUS-PR | best F1 |\n| --- | ---: | ---: | ---: |"
     if "reason" in quality or not quality:
         yield f"| {NONE} | | | {quality.get('reason', 'not measured in this run')} |"
@@ -192,7 +192,7 @@ def _quality(quality: dict[str, Any]) -> Iterator[str]:
 
 
 def _scale(scale: dict[str, Any]) -> Iterator[str]:
-    yield "\n### From ten thousand entities to a million, each in turn\n"
+    yield "\n### Scale: ten thousand entities to a million, each in turn\n"
     if not scale.get("sizes"):
         yield "Not measured in this run."
         return
@@ -213,8 +213,8 @@ def _scale(scale: dict[str, Any]) -> Iterator[str]:
         )
     yield (
         f"\nA row of the entity table has {scale['row_bytes']:,} bytes; workers grew by "
-        f"{scale.get('memory_bytes_per_entity', NONE)} bytes per entity. Restored: from the kill "
-        "of the TaskManager and its workers until all later events were scored."
+        f"{scale.get('memory_bytes_per_entity', NONE)} bytes per entity. Restored: time from the "
+        "kill of the TaskManager and its workers until all later events were scored."
     )
 
 
@@ -262,4 +262,4 @@ def _plot(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    write(json.loads(RESULTS.read_text()), RESULTS.parent, is_told=True)
+    write(json.loads(RESULTS.read_text()), RESULTS.parent, is_published=True)

@@ -1,6 +1,6 @@
-"""The model of `docs/scaling.md`, with the figures of `results.json` put in.
+"""The model of `docs/scaling.md`, computed from the figures in `results.json`.
 
-What the model needs was measured on one core; what it says of more is arithmetic.
+Its inputs were measured on one core. Everything larger is arithmetic.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from streamgauge.pipeline.console.markdown import filled_in
 PAGE = "scaling.md"
 BEGIN, END = "<!-- modelled: begin -->", "<!-- modelled: end -->"
 
-USED = 0.6  # share of its cores that a job is given to use, so that it can catch up
+USED = 0.6  # share of its cores that a job uses; the rest catches up after a restart
 SHARD_ENTITIES, SHARDS_PER_CORE = 50_000, 2
-INDEX_BYTES = 90  # of the dictionary from names to rows, per entity
+INDEX_BYTES = 90  # per entity, of the dictionary from names to rows
 WORKER_BYTES = 400e6  # interpreter, Beam, blocks under way
-#: A log is replaced by a snapshot when its blocks weigh so many tables, or, where it has to
-#: wait for other shards' snapshots, so many.
+#: A snapshot replaces a log when its blocks have this many times the size of the table; the second
+#: value is for a log that has to wait for the snapshots of other shards.
 TABLES_IN_LOG = ShardPolicy().log_factor
 TABLES_IN_LOG_MAX = TABLES_IN_LOG * QUEUE_PATIENCE
 SNAPSHOT_BYTES_S = 500e6  # read, checked and unpacked
@@ -36,13 +36,13 @@ PLACES = ((10_000, 1_000), (100_000, 10_000), (1_000_000, 100_000), (10_000_000,
 
 @dataclass(frozen=True)
 class Measured:
-    """What one core does."""
+    """Figures of one core."""
 
     cpu_s_per_million: float
-    #: Of an event on the wire, and in a shard's log, which holds columns whatever came.
+    #: Size of an event on the wire, and in a shard's log, which always holds columns.
     event_bytes: float
     log_bytes: float
-    #: Of an entity in the table.
+    #: Size of an entity's row.
     row_bytes: float
     #: CPU seconds of the scorer per million events.
     scorer_s_per_million: float
@@ -50,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Need:
-    """What a fleet needs."""
+    """The resources that a fleet needs."""
 
     cores: float
     shards: int
@@ -63,21 +63,21 @@ class Need:
     dollars_per_million: float
 
 
-def need(given: Measured, entities: int, rate: float) -> Need:
-    """What `entities` with `rate` events/s in all need."""
-    cores = rate * given.cpu_s_per_million / 1e6 / USED
+def need(measured: Measured, entities: int, rate: float) -> Need:
+    """The resources for `entities` that send `rate` events/s together."""
+    cores = rate * measured.cpu_s_per_million / 1e6 / USED
     whole = math.ceil(cores)
-    memory = whole * WORKER_BYTES + table_bytes(given.row_bytes, entities, whole)
-    log_events = entities * TABLES_IN_LOG_MAX * given.row_bytes / given.log_bytes
-    stepping_s = log_events * given.scorer_s_per_million / 1e6 / whole
-    loading_s = entities * given.row_bytes / SNAPSHOT_BYTES_S / whole
+    memory = whole * WORKER_BYTES + table_bytes(measured.row_bytes, entities, whole)
+    log_events = entities * TABLES_IN_LOG_MAX * measured.row_bytes / measured.log_bytes
+    stepping_s = log_events * measured.scorer_s_per_million / 1e6 / whole
+    loading_s = entities * measured.row_bytes / SNAPSHOT_BYTES_S / whole
     dollars_s = (cores * VCPU_HOUR + memory / 1e9 * GB_HOUR) / 3600
     return Need(
         cores,
         max(SHARDS_PER_CORE * whole, math.ceil(entities / SHARD_ENTITIES)),
         memory,
-        rate * given.log_bytes * (1 + 1 / TABLES_IN_LOG),
-        rate * given.event_bytes,
+        rate * measured.log_bytes * (1 + 1 / TABLES_IN_LOG),
+        rate * measured.event_bytes,
         RESTART_S + loading_s + stepping_s,
         dollars_s / rate * 1e6,
     )
@@ -89,11 +89,11 @@ def table_bytes(row_bytes: float, entities: int, workers: int) -> float:
     return (entities + copied) * row_bytes + entities * INDEX_BYTES
 
 
-def write(results: dict[str, Any], docs: Path, out: Path, is_told: bool) -> None:
-    """Fill the tables into the page, in `out` and, if it `is_told`, in `docs`."""
+def write(results: dict[str, Any], docs: Path, out: Path, is_published: bool) -> None:
+    """Fill the tables into the page, in `out` and, if it `is_published`, in `docs`."""
     page = (docs / PAGE).read_text(encoding="utf-8")
     text = filled_in(page, BEGIN, END, _tables(results))
-    for folder in (out, docs) if is_told else (out,):
+    for folder in (out, docs) if is_published else (out,):
         (folder / PAGE).write_text(text, encoding="utf-8")
 
 
@@ -104,21 +104,21 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
             yield f"\n{form}: not measured in this run."
             continue
         scorer = results["kernel"]["us_per_event"]["scorer step"]
-        given = Measured(
+        measured = Measured(
             run["cpu_s_per_million"],
             results["about"]["bytes_per_event"][form.lower()],
             results["about"]["bytes_per_event"]["arrow"],
             results["scale"]["row_bytes"],
             scorer,
         )
-        yield f"\n### {form}: {given.cpu_s_per_million:.1f} CPU seconds per million events\n"
+        yield f"\n### {form}: {measured.cpu_s_per_million:.1f} CPU seconds per million events\n"
         yield (
             "| entities | events/s | cores | shards | memory GB | state written MB/s | "
             "read MB/s | restore s, at most | dollars per million |\n"
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
         )
         for entities, rate in PLACES:
-            one = need(given, entities, rate)
+            one = need(measured, entities, rate)
             yield (
                 f"| {entities:,} | {rate:,} | {one.cores:,.1f} | {one.shards:,} | "
                 f"{one.worker_bytes / 1e9:,.1f} | {one.state_bytes_s / 1e6:,.1f} | "
@@ -129,13 +129,13 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _checked(results: dict[str, Any]) -> Iterator[str]:
-    """The model against what was run here."""
+    """The model compared with measurements of a million entities."""
     scale = results.get("scale", {})
     if "cost_many_vs_few" not in scale:
         return
     row, memory = scale["row_bytes"], scale["memory_bytes_per_entity"]
-    yield "\n### The model against what was run\n"
-    yield "| | model | run |\n| --- | ---: | ---: |"
+    yield "\n### The model compared with measurements\n"
+    yield "| | model | measured |\n| --- | ---: | ---: |"
     modelled = table_bytes(row, 1_000_000, 1) / 1e6
     yield f"| worker memory per entity, bytes | {modelled:,.0f} | {memory:,} |"
     yield f"| cost per event, 1,000,000 entities to 10,000 | 1.0 | {scale['cost_many_vs_few']} |"

@@ -1,4 +1,4 @@
-"""What was asked of streamgauge beside what a bench found; what was not measured is a miss."""
+"""The targets of the benchmarks and whether a run reached them; a missing figure is a miss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Target:
     find: Callable[[dict[str, Any]], Any]
 
     def line(self, results: dict[str, Any]) -> str:
-        """A row of the table: what was asked, what was reached, and whether that is enough."""
+        """A row of the table: target, bound, measured value, and whether it reaches the bound."""
         try:
             found = self.find(results)
         except (KeyError, TypeError):
@@ -102,9 +102,9 @@ TARGETS = (
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Every bound with what was reached."""
-    yield "### What was asked, and what was reached\n"
-    yield "| | asked | reached | |\n| --- | ---: | ---: | --- |"
+    """The table of all targets."""
+    yield "### Targets\n"
+    yield "| target | bound | measured | |\n| --- | ---: | ---: | --- |"
     for target in TARGETS:
         yield target.line(results)
     if runs := results.get("runs", {}).get(OURS):
