@@ -50,7 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     # `src/streamgauge` links to the four top-level folders, so that they are imported as
-    # `streamgauge.models` and so on (docs/decisions says what else was tried).
+    # `streamgauge.models` and so on (docs/decisions/0032).
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
