@@ -32,7 +32,7 @@ SCORE_FORMATS = ("arrow", "json")
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """How to reach the broker."""
+    """Access to the broker."""
 
     #: Brokers to connect to first, as host:port, separated by commas.
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -54,7 +54,7 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What is read, and from where on."""
+    """The input topic and how it is read."""
 
     #: Topic with the telemetry.
     topic: str = "telemetry.events.v1"
@@ -104,7 +104,7 @@ class Scoring(ScoringPolicy):
 
 @dataclass(frozen=True, slots=True)
 class Alerts(AlertPolicy):
-    """How many messages people get, and where they go."""
+    """The alert budget and the alert topic."""
 
     #: Topic of the alert messages.
     topic: str = "anomaly.alerts.v1"
@@ -112,7 +112,7 @@ class Alerts(AlertPolicy):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The score of every event."""
+    """The scores of all events."""
 
     #: Topic of the scores; null writes no scores.
     topic: str | None = "anomaly.scores.v1"
@@ -146,7 +146,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How far each shard is, and what went otherwise than planned: gaps, resets, stale tables."""
+    """Health reports of the shards: positions and counters."""
 
     #: Topic of the health reports.
     topic: str = "anomaly.health.v1"
@@ -159,7 +159,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Snapshots of what entities remember, outside the runner."""
+    """Snapshots of the entity state outside the runner."""
 
     #: Folder that all workers can reach (a path, s3://…, gs://…); null writes no snapshots.
     folder: str | None = None

@@ -32,11 +32,11 @@ MISSING_VALUE = "missing_value"
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Bounds on what a sender may send."""
+    """Limits on messages and events."""
 
     #: Largest message, bytes.
     message_bytes_max: int = 8_388_608
-    #: Most events in one Arrow message.
+    #: Largest number of events in one Arrow message.
     events_per_message_max: int = 65_536
     #: Largest lead of an event time over the Kafka timestamp of its message, seconds.
     future_s_max: int = 300
