@@ -1,9 +1,9 @@
-"""`make bench`: everything side by side, to `build/bench/results.json` and `docs/benchmarks.md`.
+"""`make bench`: measures streamgauge and its peers, and writes `docs/benchmarks.md`.
 
-Peers run one after the other, each alone on one core while the broker has the other, in an
-order that is rotated from round to round. A speed counts only behind the gate. What cannot
-run leaves its reason in place of its figures. Figures are written as soon as they are there,
-and `--resume` goes on where an interrupted bench of the same commit and size has stopped.
+Peers run one after the other, each alone on one core while the broker has the other. Their
+order rotates from round to round. A speed counts only if the scores pass the gate. A peer that
+cannot run has its reason in place of figures. Figures are written to `build/bench/results.json`
+as soon as they are measured; `--resume` resumes an interrupted run of the same commit and size.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """The size of a benchmark."""
 
     entities: int
     arrow_events: int
@@ -87,21 +87,21 @@ class Size:
     rounds: int
     #: The longest a peer drains a topic, counted from its first score.
     seconds_max: float
-    #: Of each latency measurement.
+    #: Length of each latency measurement.
     latency_s: float
-    #: Also the variants, other loads, all rates, and what the detectors find.
+    #: Whether to measure variants, other loads, all rates and detection quality too.
     is_full: bool
 
 
-# More events than most can drain in the time: a run that is cut off in full swing has as much
-# under way at the end of the measured window as at its beginning. What a run says of its
-# halves shows that it has come to its pace.
+# More events than most peers can drain in the time: a run that is cut off at full speed has as
+# many events in its queues at the end of the measured window as at the beginning. The rates of
+# both halves show whether the run was steady.
 FULL = Size(100_000, 8_000_000, 3_000_000, 100, 60_000, 3, 15.0, 8.0, True)
 QUICK = Size(10_000, 2_000_000, 1_000_000, 20, 12_000, 1, 8.0, 6.0, False)
 
 
 def main() -> None:
-    """Measure what was asked for and write it down."""
+    """Run the chosen benchmarks and write the results."""
     given = arguments()
     size = QUICK if given.quick else FULL
     out: Path = given.out
@@ -121,14 +121,14 @@ def main() -> None:
             if size.is_full and not given.only:
                 scales(setting, progress)
     if size.is_full and given.quality_data and not given.only:
-        narrate("what the detectors find")
+        narrate("detection quality")
         own = out.with_name("quality") / "smd" / "evaluation.json"
         data, environments = given.quality_data / "smd", out / "env"
         progress.once(
             lambda: attempted(lambda: quality.measure(data, environments, own)), "quality"
         )
     progress.write()
-    # A short or partial run must not take the place of the figures that are told.
+    # A short or partial run must not replace published figures.
     is_published = not (given.quick or given.only)
     page.write(progress.results, out, is_published)
     scaling.write(progress.results, page.DOCS, out, is_published)
@@ -139,7 +139,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted bench")
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted benchmark")
     parser.add_argument("--only", action="append", help="peers by name, may be repeated")
     parser.add_argument("--quality-data", type=Path, help="labelled development sets")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
@@ -151,7 +151,7 @@ def arguments() -> argparse.Namespace:
 
 
 def bench(setting: Setting, size: Size, only: list[str] | None, progress: Progress) -> None:
-    """All rounds, then skews, latency and kills."""
+    """Run all rounds, then skewed loads, latency and kills."""
     chosen = [peer for peer in PEERS_OF_BENCH if peer.name in (only or BY_NAME)]
     if not (size.is_full or only):
         chosen = [peer for peer in chosen if peer.name not in VARIANTS]
@@ -172,7 +172,7 @@ def bench(setting: Setting, size: Size, only: list[str] | None, progress: Progre
 
 
 def rounds(setting: Setting, size: Size, chosen: list[Peer], progress: Progress) -> None:
-    """Every peer drains its topic in every round, variants in the first one only."""
+    """Let every peer drain its topic in every round; variants in the first round only."""
     left = [
         (turn, peer)
         for turn in range(size.rounds)
@@ -191,7 +191,7 @@ def rounds(setting: Setting, size: Size, chosen: list[Peer], progress: Progress)
 
 
 def rotated(chosen: list[Peer], turn: int, turns: int) -> list[Peer]:
-    """Another order in every round."""
+    """The peers in another order for every round."""
     shift = turn * len(chosen) // turns
     return chosen[shift:] + chosen[:shift]
 
@@ -231,7 +231,7 @@ def attempt(setting: Setting, peer: Peer, given: Input, seconds_max: float) -> d
 
 
 def skewed(setting: Setting, size: Size, skew: str, chosen: list[Peer], progress: Progress) -> None:
-    """One round over a load in which entities are not alike."""
+    """Run one round over a skewed load."""
     chosen = [peer for peer in chosen if not progress.has("skew", skew, peer.name)]
     if not chosen:
         return
@@ -245,7 +245,7 @@ def skewed(setting: Setting, size: Size, skew: str, chosen: list[Peer], progress
 
 
 def timed(setting: Setting, size: Size, peer: Peer, most: float, progress: Progress) -> None:
-    """Latency at the common rate and at two shares of the peer's own maximum."""
+    """Measure latency at the common rate and at two shares of the peer's own maximum."""
     given = Load(size.entities, 1)
     rates = {"common rate": COMMON_RATE, HALF: 0.5 * most}
     if size.is_full:
@@ -257,7 +257,7 @@ def timed(setting: Setting, size: Size, peer: Peer, most: float, progress: Progr
 
 
 def scales(setting: Setting, progress: Progress) -> None:
-    """Cost, memory, checkpoints and the way back, from few entities to a million."""
+    """Measure cost, memory, checkpoints and recovery, from few entities to a million."""
     for entities in scale.ENTITIES:
         narrate(f"{entities:,} entities")
         work = partial(scale.measure, setting, SCALE_EVENTS, entities)
@@ -268,7 +268,7 @@ def scales(setting: Setting, progress: Progress) -> None:
 
 
 def attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` measured, or the reason why there is nothing."""
+    """The figures of `work`, or the reason why there are none."""
     try:
         return work()
     except FAILURES as error:
@@ -277,7 +277,7 @@ def attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def about(size: Size) -> dict[str, Any]:
-    """What the figures belong to."""
+    """The machine, commit and size that the figures belong to."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
@@ -294,7 +294,7 @@ def about(size: Size) -> dict[str, Any]:
 
 
 def narrate(line: str) -> None:
-    """Narrate on stderr; stdout is for the ratios."""
+    """Write a progress line to stderr; stdout is for the ratios."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue: who is measured, how each is started, and what must be known beside it."""
+"""The catalogue of peers: how each is started, and which facts its figures need."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Peer:
     folder: str | None
     #: "json" or "arrow".
     form: str
-    #: What survives a crash.
+    #: The state that survives a crash.
     durability: str
-    #: What it does more or less than the others.
+    #: Its work per event, compared with the others.
     note: str
     durable_s: float = DURABLE_S
     #: "ours": gate of the product; "gru": shared core, gated; "other": another detector.
     detector: str = "gru"
-    #: Runs as a job on our Flink instead of as processes of its own.
+    #: Whether it runs as a job on the Flink cluster instead of as processes of its own.
     on_flink: bool = False
-    #: One model per entity is so large that it gets the topic with few entities.
+    #: Whether its model per entity is so large that it reads the topic with few entities.
     few_entities: bool = False
     #: More environment variables.
     settings: tuple[tuple[str, str], ...] = ()
 
     def command(self, environments: Path) -> tuple[list[str], dict[str, str]]:
-        """What to start and what to add to its environment; makes its environment first."""
+        """The command and the added environment variables; creates the environment first."""
         assert self.folder is not None
         env = prepare(self.folder, environments)
         if self.folder == "rcf":
@@ -73,7 +73,7 @@ PEERS_OF_BENCH = (
     Peer("naive loop", "naive_loop", "json", "offsets only; state is lost",
          f"{CORE}, torch, one event at a time", durable_s=0.0),
     Peer("Beam, a cell per entity", "beam_per_entity", "json", "Flink checkpoints, at least once",
-         f"{CORE}, one event at a time; our reader, the same Flink and bundles", on_flink=True),
+         f"{CORE}, one event at a time; streamgauge's reader, the same Flink and bundles", on_flink=True),
     Peer("Quix Streams", "quix", "json", "RocksDB with changelog topic, at least once",
          f"{CORE}, one event at a time"),
     Peer("Quix Streams, no changelog", "quix", "json", "local RocksDB only",
@@ -87,13 +87,13 @@ PEERS_OF_BENCH = (
          f"{CORE}, one event at a time; Python inside the JVM, its own mini cluster",
          settings=(("SG_MODE", "thread"),)),
     Peer("Beam ml.anomaly z-score", "beam_zscore", "json", "Flink checkpoints, at least once",
-         "z-score of one feature per entity; our reader, the same Flink and bundles",
+         "z-score of one feature per entity; streamgauge's reader, the same Flink and bundles",
          detector="other", on_flink=True),
     Peer("Random Cut Forest (Java)", "rcf", "json", "none",
-         "50 trees of 256 points per entity; learns as it goes",
+         "50 trees of 256 points per entity; learns continuously",
          durable_s=0.0, detector="other", few_entities=True),
     Peer("River HalfSpaceTrees", "hst", "json", "none",
-         "10 trees of height 8 per entity; learns as it goes",
+         "10 trees of height 8 per entity; learns continuously",
          durable_s=0.0, detector="other", few_entities=True),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What runs on our Flink: the product itself, and the peers that are Beam jobs."""
+"""Jobs on the Flink cluster: streamgauge itself, and the peers that are Beam jobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TESTS = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Place:
-    """Broker and Flink, each on a core of its own where there are two."""
+    """A broker and a Flink cluster, each on a core of its own if there are two."""
 
     info: ClusterInfo
     broker_core: int
@@ -55,7 +55,7 @@ class Place:
 
     @property
     def broker_pid(self) -> int:
-        """The broker's process, which is in nobody's figures."""
+        """The broker's process, which no figure includes."""
         return self.info.pids["broker"]
 
     def flink_pids(self) -> list[int]:
@@ -155,13 +155,13 @@ def kill(place: Place) -> float:
 
 
 def last_failure(place: Place, job_id: str) -> str:
-    """What Flink says went wrong last."""
+    """The last failure that Flink reports."""
     failures = FlinkRest(place.info.flink_rest_url).job(job_id).exceptions
     return failures[0] if failures else "Flink knows of no failure"
 
 
 def finish(place: Place, job_id: str) -> dict[str, float]:
-    """Cancel the job; returns what its checkpoints were like."""
+    """Cancel the job; returns figures of its checkpoints."""
     rest = FlinkRest(place.info.flink_rest_url)
     history = rest.checkpoints(job_id)["history"]
     rest.cancel(job_id)
@@ -176,7 +176,7 @@ def finish(place: Place, job_id: str) -> dict[str, float]:
 
 
 def product_scores(config: Config, names: list[str] | None = None) -> dict[int, float]:
-    """Event time to score as the product's own scorer gives it offline, of some entities."""
+    """Scores by event time of some entities, from streamgauge's scorer offline."""
     artifact = preflight.load_artifact(config)
     source = graph.source(config, artifact)
     scorer = Scorer(artifact, config.scoring, config.alerts)

@@ -1,3 +1,3 @@
-"""Peers run in environments of their own; here their imports would fail."""
+"""Keeps peers out of collection: they run in environments of their own."""
 
 collect_ignore_glob = ["peers/*"]

@@ -3,10 +3,10 @@
 Two preloaded topics, Arrow and JSON, with the bundled machines as 10,000 entities, are
 drained by the live job: real broker, real Flink, checkpoints every 10 s, broker and job on
 the same cores. Scores go to a topic that stamps messages with the broker's clock, so the
-run is measured afterwards and nothing reads along.
+run is measured afterwards and no consumer takes CPU meanwhile.
 
-A speed counts only if every event was scored and a sample of entities has the bits of an
-offline scoring. The last line is a JSON object.
+A speed counts only if every event was scored and a sample of entities is bit-equal to an
+offline run. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def read_scores(info: ClusterInfo, topic: str) -> tuple[list[tuple[float, int]],
 
 
 def consumer_of(info: ClusterInfo, topic: str) -> tuple[Consumer, list[TopicPartition]]:
-    """A consumer, and the beginnings of the partitions of `topic`."""
+    """A consumer, and the first offsets of the partitions of `topic`."""
     settings = {"bootstrap.servers": info.bootstrap_servers, "group.id": "bench"}
     consumer = Consumer({**settings, "auto.offset.reset": "earliest"})
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
@@ -223,7 +223,7 @@ def consumer_of(info: ClusterInfo, topic: str) -> tuple[Consumer, list[TopicPart
 
 
 def check(config: Config, artifact: preflight.Artifact, scores: pa.Table, expected: int) -> None:
-    """Every event scored, and the bits of some entities as an offline scoring has them."""
+    """Check that every event was scored and that some entities are bit-equal to an offline run."""
     events = list(
         zip(*(scores.column(n).to_pylist() for n in ("partition", "offset", "row")), strict=True)
     )
@@ -252,7 +252,7 @@ def offline(scorer: Scorer, table: EntityTable, block: Block, chosen: pa.Array) 
 
 
 def narrate(line: str) -> None:
-    """Narrate on stderr; stdout is for the figures."""
+    """Write a progress line to stderr; stdout is for the figures."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""An environment of its own for each peer, under `build/bench/env`, from exact pins."""
+"""Creates an environment for each peer under `build/bench/env`, from exact pins."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ INSTALL_S_MAX = 900.0
 
 
 def prepare(peer: str, root: Path) -> Path:
-    """Make the environment of a peer if it is not there; returns its folder.
+    """Create the environment of a peer if it is missing; returns its folder.
 
     Raises:
-        OSError, subprocess.SubprocessError: it cannot be made.
+        OSError, subprocess.SubprocessError: it cannot be created.
     """
     source, folder = PEERS / peer, root / peer
     pins = [path for name in ("requirements.txt", "pom.xml") if (path := source / name).exists()]

@@ -1,4 +1,4 @@
-"""The gate before a speed counts: scores must be those of an offline replay per entity."""
+"""The gate before a speed counts: scores must equal those of an offline replay per entity."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def expected(weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
 
 
 def check(load: Load, scored: Scored, weights: Mapping[str, np.ndarray], is_whole: bool) -> None:
-    """Every event scored once (if the run was whole), and sampled entities as offline.
+    """Check that every event was scored once and that sampled entities equal the replay.
 
     Raises:
-        WrongScoresError: it is not so.
+        WrongScoresError: they are not.
     """
     numbers = check_all_scored(load, scored, is_whole)
     found = np.full(load.events, np.nan)
@@ -85,12 +85,12 @@ def check_all_scored(load: Load, scored: Scored, is_whole: bool) -> np.ndarray:
 
 
 def check_equal(scored: Scored, wanted: Mapping[int, float]) -> None:
-    """The product's own scores must have the very bits of its offline scorer.
+    """Check that streamgauge's scores are bit-equal to those of its offline scorer.
 
-    Those that a run which was cut off has not come to are passed over.
+    Events that a run had not reached when it was cut off are left out.
 
     Raises:
-        WrongScoresError: one has not.
+        WrongScoresError: a score differs.
     """
     _, at, which = np.intersect1d(
         scored.time_us, np.array(list(wanted)), assume_unique=True, return_indices=True

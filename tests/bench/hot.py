@@ -1,4 +1,4 @@
-"""One entity with half the traffic, by the clock: what the others notice of it."""
+"""Measures the latency of all other entities while one entity has half the traffic."""
 
 from __future__ import annotations
 

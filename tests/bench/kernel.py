@@ -1,7 +1,7 @@
-"""The scorer alone, without Kafka or Beam: events/s of one core, beside torch, and its stages.
+"""Measures the scorer without Kafka and Beam: events/s per core, torch, and each stage.
 
 Blocks of 4,096 distinct entities out of 10,000, 38 features, H = 64. Each figure is the best
-of several rounds of process CPU time: neighbours on the machine only ever add to it.
+of several rounds of process CPU time, because other load can only add to it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _micros(work: Callable[[], Any], blocks: int, events: int = BLOCK_EVENTS) ->
 def _step_groups(
     table: Any, memory: Any, x: Any, times: Any, at: Any, learn: Any, network: Any, scratch: Any
 ) -> None:
-    """The live loop without judge: groups of rows, each asked for a group ahead."""
+    """The live loop without alert decisions: groups of rows, prefetched one group ahead."""
     events, rows, following = np.empty((3, LANES), np.int64)
     width = len(memory) // len(table)
     for start in range(0, len(at), LANES):
@@ -157,7 +157,7 @@ def _torch_single(weights: dict[str, np.ndarray]) -> float:
 
 
 def profile(artifact: artifacts.Artifact, scorer: Scorer, table: EntityTable) -> dict[str, float]:
-    """CPU microseconds per event of the product's own stages, each alone on warm caches."""
+    """CPU microseconds per event of each stage of streamgauge, alone and on warm caches."""
     decoder = Decoder(artifact.schema, DecodeLimits())
     messages = {form: _messages(form) for form in ("json", "arrow")}
 
@@ -204,7 +204,7 @@ def _gates(network: Any, memory: Any, given: Any, groups: int) -> None:
 
 
 def _inside(artifact: artifacts.Artifact, table: EntityTable) -> dict[str, float]:
-    """The kernel's matrix products and gates alone; the rest of it is per feature, and memory."""
+    """The kernel's matrix products and gates; the rest is work per feature, and memory."""
     network, groups = artifact.forecaster.network, BLOCK_EVENTS // LANES
     scratch = Scratch.of(artifact.schema.bounds(), HIDDEN)
     memory = np.zeros(LANES * HIDDEN, np.float32)

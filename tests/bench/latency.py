@@ -1,7 +1,7 @@
-"""From the moment an event was due to be sent to the broker's receipt of its score.
+"""Measures latency from the due time of an event to the broker's receipt of its score.
 
-Open loop: events are sent by the clock whatever happens to them, and an event that is sent
-late is as old as it should have been. With one broker a message is readable once it is
+Open loop: events are sent by the clock, whatever happens to them. An event that is sent late
+keeps its due time. With one broker a message is readable once it is
 appended, and the broker stamps it then.
 """
 
@@ -19,9 +19,9 @@ from bench.load import Load
 from bench.measure import Setting, running
 
 TICK_S = 0.005  # events of a tick are sent together, at its end
-PRELUDE_EVENTS = 64  # sent first and waited for, so that nobody is measured while starting
+PRELUDE_EVENTS = 64  # sent first and awaited, so that no start is measured
 WARM_UP_S = 5.0
-LATE_SENDER_S_MAX = 0.25  # beyond it the sender, not the peer, is what is measured
+LATE_SENDER_S_MAX = 0.25  # beyond it the figure would be that of the sender
 
 
 def measure(

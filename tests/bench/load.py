@@ -1,7 +1,7 @@
-"""The events that all are measured on: made from a seed, the same bytes for everyone.
+"""The events of all benchmarks: made from a seed, the same bytes for every peer.
 
-Features are standard normal noise with six decimals. The time of an event names it, so a
-score needs nothing else to be found again.
+Features are standard normal noise with six decimals. The time of an event identifies it, so a
+score needs no other key.
 
     uniform   every entity as often as any other
     zipf      the k-th entity in proportion to k ** -1.1
@@ -100,7 +100,7 @@ def pool() -> np.ndarray:
 
 
 class Encoder:
-    """Makes messages of events whose times are given."""
+    """Encodes events with the given times as messages."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -153,7 +153,7 @@ def publish(load: Load, form: str, topic: str, servers: str, first: int = 0) -> 
 
 
 def due_us(events: np.ndarray, began_s: float, rate: float, first: int = 0) -> np.ndarray:
-    """When events are due that `offer` sends: their time, which names them, microseconds."""
+    """Due times of the events that `offer` sends, microseconds; they identify the events."""
     return ((began_s + (events - first) / rate) * 1e6).astype(np.int64)
 
 
@@ -169,8 +169,7 @@ def offer(
 ) -> float:
     """Send the load at `rate` events/s by the clock, whatever happens to it.
 
-    The time of an event is the moment at which it was due, so a late sender makes its events
-    old, not rare.
+    The time of an event is its due time: a late sender makes events late, not fewer.
 
     Args:
         load: the events.
@@ -183,7 +182,7 @@ def offer(
         first: the first event to send.
 
     Returns:
-        The longest time in seconds that a tick was sent behind its due time.
+        The longest delay of a tick, seconds.
     """
     encoder, sender = Encoder(load), Sender(topic, form, servers)
     began, sent, late = began_s or time.time(), first, 0.0

@@ -1,4 +1,4 @@
-"""One run of one peer over a preloaded topic, from an empty state, to figures."""
+"""Measures one run of one peer over a preloaded topic, from empty state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs of a bench share."""
+    """Settings that all runs share."""
 
     place: Place
     work: Path
@@ -60,7 +60,7 @@ class Input:
 
     load: Load
     topic: str
-    #: Scores of the product's own scorer, worked out once per topic.
+    #: Scores of streamgauge's scorer, computed once per topic.
     product_scores: dict[int, float] = field(default_factory=dict)
 
 
@@ -70,8 +70,8 @@ class Running:
 
     out: str
     pids: Callable[[], list[int]]
-    #: `kill -9` of all that computes; what should start it again does, and else this does.
-    #: Returns the wall-clock time at which all of it was gone.
+    #: Kills every process that computes with `kill -9`. The peer's supervisor starts them again,
+    #: or this function does. Returns the wall-clock time at which all of them had ended.
     kill: Callable[[], float]
     #: Set when it has ended.
     about: dict[str, float] = field(default_factory=dict)
@@ -82,7 +82,7 @@ def drain(setting: Setting, peer: Peer, given: Input, seconds_max: float) -> dic
 
     Raises:
         WrongScoresError: its scores are not those of the replay.
-        TimeoutError, OSError: it did not start, or did not go on.
+        TimeoutError, OSError: it did not start, or made no progress.
     """
     with running(setting, peer, given.topic) as peer_run:
         known = (setting.place.broker_pid,)
@@ -98,7 +98,7 @@ def drain(setting: Setting, peer: Peer, given: Input, seconds_max: float) -> dic
 def check(
     setting: Setting, peer: Peer, given: Input, scored: topics.Scored, is_whole: bool
 ) -> None:
-    """Hold the scores of a run to those of a replay, as far as its detector allows."""
+    """Compare the scores of a run with a replay, as far as its detector allows."""
     if peer.detector == "gru":
         gate.check(given.load, scored, setting.weights, is_whole)
         return
@@ -108,7 +108,7 @@ def check(
 
 
 def product_scores(setting: Setting, given: Input) -> dict[int, float]:
-    """Scores of some entities by the product's own scorer, offline; worked out once."""
+    """Scores of some entities by streamgauge's scorer, offline; computed once."""
     if not given.product_scores:
         config = cluster_jobs.job_config(
             setting.place, setting.artifact, given.topic, f"{given.topic}.offline"
@@ -135,7 +135,7 @@ def figures(scored: topics.Scored, watch: Watch) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "events_s": round(measured / seconds),
         "cpu_s_per_million": round(cpu / max(measured, 1) * 1e6, 2),
-        # At a steady pace both halves of the time have as many scores.
+        # In a steady run both halves of the time have the same number of scores.
         "second_half_to_first": round(float(measured - in_first_half) / max(in_first_half, 1), 2),
         "cpu_by_program": by_name,
         "resident_mb": round(watch.resident_bytes(start_s, end_s) / 1e6),
@@ -213,7 +213,7 @@ def _process(setting: Setting, peer: Peer, topic: str, out: str) -> Iterator[Run
 
 
 def peer_environment(added: dict[str, str]) -> dict[str, str]:
-    """The environment variables of a peer: nothing of this project but what it is given."""
+    """The environment variables of a peer, without those of this project."""
     one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "JAVA_HOME") if name in os.environ}
     path = os.environ.get("PATH", os.defpath)
@@ -223,7 +223,7 @@ def peer_environment(added: dict[str, str]) -> dict[str, str]:
 
 
 def _end(started: ProcessRecord, mark: str) -> None:
-    """Kill a peer and all its children; what it had scored lies in the topic."""
+    """Kill a peer and all its children; its scores are in the topic."""
     stop([started], grace_s=3.0)
     left = []
     for pid in marked(mark):

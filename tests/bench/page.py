@@ -1,4 +1,4 @@
-"""`docs/benchmarks.md` and its plot, from `results.json` alone: `python -m bench.page`."""
+"""Writes `docs/benchmarks.md` and its plot from `results.json`: `python -m bench.page`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""CPU and memory of a run's whole process tree, found by a mark in its environment.
+"""CPU and memory of a run's process tree, found by a mark in the environment.
 
-A mark finds children of children too, and those whose parent has ended, which a walk down
-the tree would miss.
+The mark finds children of children too, and orphans, which a walk down the tree would miss.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Watch:
     """Samples CPU seconds and resident memory of the processes that `find` lists."""
 
     find: Callable[[], Iterable[int]]
-    #: Processes that belong to the bench itself and are not counted as load from outside.
+    #: Processes of the benchmark itself, which do not count as other load.
     known: tuple[int, ...] = ()
     #: Process to the name of its program and the CPU seconds it had used when last seen.
     _seen: dict[int, tuple[str, float]] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Watch:
         return self._between(1, start_s, end_s)
 
     def cpu_by_name(self, start_s: float, end_s: float) -> dict[str, float]:
-        """The same by the name of the program."""
+        """CPU seconds by the name of the program."""
         times = [row[0] for row in self._samples]
         found = {}
         for name in self._by_name[-1] if self._by_name else ():
@@ -57,12 +56,12 @@ class Watch:
         return found
 
     def cores_outside(self, start_s: float, end_s: float) -> float:
-        """How many cores others kept busy meanwhile."""
+        """Number of cores that other processes used meanwhile."""
         ours = self._between(1, start_s, end_s) + self._between(2, start_s, end_s)
         return max(0.0, self._between(3, start_s, end_s) - ours) / max(end_s - start_s, 1e-9)
 
     def resident_bytes(self, start_s: float, end_s: float) -> int:
-        """Most memory of the tree between two wall-clock times."""
+        """Largest memory of the tree between two wall-clock times."""
         inside = [row[4] for row in self._samples if start_s - 1 <= row[0] <= end_s + 1]
         return max(inside, default=0)
 
@@ -74,7 +73,7 @@ class Watch:
     def _run(self) -> None:
         while not self._done.wait(SAMPLE_S):
             pids = list(self.find())
-            # What ended keeps what it had used when last seen.
+            # A process that has ended keeps the value of its last sample.
             self._seen |= {pid: (name_of(pid), used) for pid in pids if (used := cpu_of(pid))}
             by_name: dict[str, float] = {}
             for name, used in self._seen.values():

@@ -1,4 +1,4 @@
-"""What a bench has measured so far, on disk as soon as it is there; an interrupted one goes on."""
+"""Stores the figures of a benchmark as soon as they are measured, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.summary import ratios
 
-#: What of a bench must be the same for its figures to be taken over.
+#: Facts that must be equal for figures to be taken over.
 SAME = ("commit", "size", "cpu", "cores", "python", "numpy")
 
 
@@ -25,7 +25,7 @@ class Progress:
         self._before_minutes = 0.0
 
     def take_over(self) -> None:
-        """Go on with an earlier bench of the same commit and size; nothing if there is none."""
+        """Take over the figures of an earlier run of the same commit and size, if there is one."""
         if not self._path.exists():
             return
         earlier = json.loads(self._path.read_text())
@@ -47,7 +47,7 @@ class Progress:
         return True
 
     def once(self, work: Callable[[], Any], *place: str) -> Any:
-        """What `work` measures, or what an earlier bench had measured, kept at `place`."""
+        """The figure stored at `place`; if there is none, the result of `work`, now stored."""
         if self.has(*place):
             self._say(f"taken over: {', '.join(place)}")
             return self.read(*place)
@@ -61,11 +61,11 @@ class Progress:
         return at
 
     def runs(self, peer: str) -> list[dict[str, Any]]:
-        """All runs of a peer, of whatever round."""
+        """The runs of a peer in all rounds."""
         return list(self.results.get("runs", {}).get(peer, {}).values())
 
     def put(self, found: Any, *place: str) -> Any:
-        """Keep a figure."""
+        """Store a figure."""
         at = self.results
         for name in place[:-1]:
             at = at.setdefault(name, {})
@@ -74,7 +74,7 @@ class Progress:
         return found
 
     def write(self) -> None:
-        """Write all figures in one step, with the ratios that follow from them."""
+        """Write all figures and the ratios computed from them, in one step."""
         minutes = self._before_minutes + (time.monotonic() - self._began) / 60
         self.results["about"]["minutes"] = round(minutes, 1)
         if "kernel" in self.results:
@@ -85,7 +85,7 @@ class Progress:
 
 
 def without_failures(found: Any) -> Any:
-    """The same figures without those that are only a reason why there is none."""
+    """The figures without entries that are only a reason why there is none."""
     if isinstance(found, dict):
         kept = {name: without_failures(one) for name, one in found.items()}
         return {name: one for name, one in kept.items() if not _is_failure(one)}

@@ -1,8 +1,8 @@
-"""What the detectors find, beside what they cost: the server machines, mean over entities.
+"""Measures the detection quality of the peers on the server machines, mean over entities.
 
-Each goes through the train part and then scores the test part, learning as it goes. What is
-constant in the train part is left to the detectors; all features are scaled to 0 to 1 by it.
-Streamgauge's own figures are those of `make quality`.
+Each detector processes the train part and then scores the test part, learning continuously.
+All features are scaled to 0 to 1 by the train part; constant features are not removed.
+Streamgauge's figures are those of `make quality`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS_MAX = 900.0
 
 
 def measure(data: Path, environments: Path, own: Path) -> dict[str, Any]:
-    """AUC-PR, VUS-PR and best F1 of each detector; or why there is none."""
+    """AUC-PR, VUS-PR and best F1 of each detector; or the reason why there is none."""
     train, test = load(data, "train"), load(data, "test")
     rcf, hst = prepare("rcf", environments), prepare("hst", environments)
     commands = {

@@ -1,9 +1,9 @@
-"""`kill -9` of a peer under load: how long until it is back, and what came of the scores.
+"""Measures recovery: `kill -9` of a peer under load, then time and lost or wrong scores.
 
-Events come at one rate, by the clock. Everything that computes is killed once and started
-again, by its own supervisor or by the harness. Then, for all events: how long from the kill
-to the first new correct score and to the end of the backlog; and how many scores are lost,
-repeated or wrong. A repeated score with the right value harms nobody who knows its event.
+Events are sent at one rate, by the clock. Every process that computes is killed once and started
+again, by its supervisor or by the benchmark. Then all events are checked: the time from the kill
+to the first new correct score and to the end of the backlog; and the number of scores that are
+lost, repeated or wrong. A repeated score with the right value is no fault: consumers drop it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bench.topics import Scored
 from streamgauge.infra.processes.process import wait_until
 
 RATE = 2_000.0  # events/s, which all of them can do
-BEFORE_S, AFTER_S = 14.0, 22.0  # the kill comes after a checkpoint or commit, and amid work
+BEFORE_S, AFTER_S = 14.0, 22.0  # the kill comes after a checkpoint or commit, during work
 BACK_S_MAX = 60.0
 TICK_S = 0.005
-IN_FLIGHT_S = 0.25  # the broker may still take what it was sent before the kill
-SETTLED_S = 1.0  # an event that is scored so soon after it was due met no backlog
+IN_FLIGHT_S = 0.25  # the broker may still append messages that were sent before the kill
+SETTLED_S = 1.0  # an event that is scored this soon after its due time met no backlog
 PRELUDE_EVENTS = 64
-CHECKED_ONE_IN = 8  # entities whose scores are held to a replay
+CHECKED_ONE_IN = 8  # entities whose scores are compared with a replay
 KILLED = ("streamgauge, Arrow", "hand loop, Arrow", "Quix Streams", "Bytewax")
 
 
 def measure(setting: Setting, peer: Peer, entities: int) -> dict[str, Any]:
-    """Seconds to be back, and lost, repeated and wrong scores.
+    """Seconds until recovery, and lost, repeated and wrong scores.
 
     Raises:
         TimeoutError, OSError: it did not start.
@@ -49,7 +49,7 @@ def measure(setting: Setting, peer: Peer, entities: int) -> dict[str, Any]:
             args=(offered, peer.form, topic, servers, RATE, TICK_S, began_s, PRELUDE_EVENTS),
         )
         sender.start()
-        time.sleep(began_s + BEFORE_S - time.time())  # the load goes on by the clock meanwhile
+        time.sleep(began_s + BEFORE_S - time.time())  # the load continues by the clock meanwhile
         killed_s = run.kill()
         sender.join()
         wanted = offered.events
@@ -69,11 +69,11 @@ def judge(
     """Figures from the scores of a run.
 
     Args:
-        scored: all scores, those that came twice too.
+        scored: all scores, repeated ones included.
         due_us: (N,) ascending, when each event was due.
-        replayed: (N,) its score offline; NaN where that was not worked out.
+        replayed: (N,) its score offline; NaN where it was not computed.
         killed_s: the time of the kill.
-        exact: whether the very bits of the replay are asked for.
+        exact: whether scores must be bit-equal to the replay.
     """
     number = np.searchsorted(due_us, scored.time_us)
     wanted = replayed[number]
@@ -99,7 +99,7 @@ def judge(
 
 
 def due_times(offered: Load, began_s: float) -> np.ndarray:
-    """When each event was due: the prelude by its own clock, the others by the sender's."""
+    """Due time of each event: by the prelude's clock, then by the sender's."""
     later = np.arange(PRELUDE_EVENTS, offered.events)
     prelude = offered.time_us[:PRELUDE_EVENTS]
     return np.concatenate([prelude, load.due_us(later, began_s, RATE, PRELUDE_EVENTS)])
@@ -131,5 +131,5 @@ def _replay(
 
 
 def killed_peers(names: list[str]) -> list[Peer]:
-    """Those of `names` whose recovery is measured."""
+    """The peers in `names` whose recovery is measured."""
     return [BY_NAME[name] for name in KILLED if name in names]

@@ -1,9 +1,9 @@
-"""A million entities on this machine: cost, memory, checkpoints, and the way back after a kill.
+"""Measures a million entities on one machine: cost, memory, checkpoints and recovery.
 
-Every entity has an event in each pass over all of them, four at least: the first, which makes
-their rows, is the warm-up. After the passes a few entities are
-touched between two checkpoints, which shows what an incremental one holds; then the
-TaskManager is killed while events come in, and timed until the last of their scores is out.
+Every entity sends one event per pass, with at least four passes. The first pass creates the rows
+and is the warm-up. After the passes, a few entities send events between two checkpoints, which
+shows the size of an incremental checkpoint. Then the TaskManager is killed while events arrive,
+and the time until the last of their scores is measured.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ RESTORE_S_MAX = 180.0
 def measure(
     setting: Setting, events: int, entities: int, shards: int | None = None
 ) -> dict[str, Any]:
-    """Figures at so many entities; `events` are drained at least, and four of each entity."""
+    """Figures at `entities`; at least `events` are drained, and four per entity."""
     shards = shards or max(cluster_jobs.SHARDS, entities // SHARD_ENTITIES_MAX)
     return _drained(setting, Load(entities, max(events, 4 * entities), "sweep"), shards)
 
 
 def compared(setting: Setting, sizes: dict[str, Any]) -> dict[str, Any]:
-    """What figures at few and at many entities say together."""
+    """Figures that compare few and many entities."""
     found: dict[str, Any] = {"row_bytes": _row_bytes(setting)}
     few, many = (sizes.get(str(entities), {}) for entities in (min(ENTITIES), max(ENTITIES)))
     if "entities" in few and "entities" in many:
-        # What a worker grows by besides, for blocks and buffers, is the same for both.
+        # The rest of a worker's growth, for blocks and buffers, is the same for both.
         grown = many["worker_bytes"] - few["worker_bytes"]
         found["memory_bytes_per_entity"] = round(grown / (many["entities"] - few["entities"]))
         ratio = many["cpu_s_per_million"] / few["cpu_s_per_million"]
@@ -67,7 +67,7 @@ def _drained(setting: Setting, whole: Load, shards: int) -> dict[str, Any]:
     servers, topic = setting.place.servers, f"in-sweep-{whole.entities}"
     topics.create(servers, topic, load.PARTITIONS)
     load.publish(whole, "arrow", topic, servers)
-    # While a large table is copied, and while its snapshot is read back, no score comes out.
+    # While a large table is copied, or its snapshot is read, no score is published.
     quiet_s = max(topics.QUIET_S, whole.entities / shards / SNAPSHOT_ENTITIES_S)
     with running(setting, ARROW, topic, shards) as run:
         empty = _worker_bytes(setting)
@@ -89,7 +89,7 @@ def _drained(setting: Setting, whole: Load, shards: int) -> dict[str, Any]:
 
 
 def _checkpoints(setting: Setting, run: Running, whole: Load, topic: str) -> dict[str, Any]:
-    """The size of a whole checkpoint, and of the one after a few entities were touched."""
+    """The size of a full checkpoint, and of the one after a few entities sent events."""
     rest = FlinkRest(setting.place.info.flink_rest_url)
     job_id = _job_id(rest, run.out)
     rest.trigger_checkpoint(job_id, CHECKPOINT_S_MAX)
@@ -127,7 +127,7 @@ def _restore(setting: Setting, run: Running, whole: Load, topic: str) -> dict[st
 
 
 def _more(whole: Load, times: int) -> Load:
-    """The load with some more events; the first of them are the same."""
+    """The load with more events; its first events are the same."""
     return replace(whole, events=whole.events + times * TOUCHED)
 
 
@@ -141,7 +141,7 @@ def _worker_bytes(setting: Setting) -> int:
 
 
 def _row_bytes(setting: Setting) -> int:
-    """What the entity table itself keeps per entity."""
+    """Bytes of an entity's row in the table."""
     artifact = artifacts.load(setting.artifact)
     return Scorer(artifact, ScoringPolicy(), Alerts()).layout.dtype.itemsize
 

@@ -1,4 +1,4 @@
-"""From runs to medians, and from medians to the ratios by which the work is judged."""
+"""Computes medians from runs, and from medians the ratios that compare the peers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Collection
 from statistics import median
 from typing import Any
 
-# Cores; a run with more load from others is left out where quieter ones exist.
+# Cores; a run with more other load is left out if there are quieter ones.
 OUTSIDE_CORES_MAX = 0.15
 
 RATE, CPU = "events_s", "cpu_s_per_million"
 ARROW, JSON = ("streamgauge, Arrow",), ("streamgauge, JSON",)
-#: Ratio to the figure, whose comes above the line and whose below. CPU per event is compared
-#: with streamgauge on JSON, since all those peers read JSON.
+#: Ratio to its figure, numerator and denominator. CPU per event is compared with streamgauge on
+#: JSON, because all those peers read JSON.
 RATIOS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "arrow_vs_hand_loop": (RATE, ARROW, ("hand loop, Arrow",)),
     "json_vs_hand_loop": (RATE, JSON, ("hand loop, JSON",)),
@@ -43,7 +43,7 @@ def summary(runs: Collection[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def ratios(results: dict[str, Any]) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The ratios by which the work is judged, more is better for us; null with its reason."""
+    """The ratios that compare the peers, more is better for streamgauge; null with a reason."""
     us = results["kernel"]["us_per_event"]
     found: dict[str, float | None] = {
         "kernel_vs_torch_single": round(us["torch single"] / us["kernel"], 2)
@@ -60,7 +60,7 @@ def ratios(results: dict[str, Any]) -> tuple[dict[str, float | None], dict[str, 
 
 
 def _best(runs: dict[str, Any], names: tuple[str, ...], figure: str) -> float | None:
-    """The figure of the peer, or of the best way to run it, if it ran at all."""
+    """The figure of the peer in its best variant, if it ran at all."""
     medians = [
         one[figure] for name in names if (one := summary(runs.get(name, {}).values())) is not None
     ]

@@ -1,4 +1,4 @@
-"""The bench's gate and arithmetic, without a broker."""
+"""The gate and the arithmetic of the benchmarks, without a broker."""
 
 from __future__ import annotations
 

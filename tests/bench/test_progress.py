@@ -1,4 +1,4 @@
-"""A bench that was interrupted goes on; what it says of targets, and of peers that were killed."""
+"""Resuming a benchmark, its targets, and the figures of killed peers."""
 
 import json
 
@@ -55,7 +55,7 @@ def scored(events, times_us, scores, stamps_s):
 def test_a_kill_is_judged_by_what_came_after_it():
     due_us = np.array([1, 2, 3, 4, 5, 6], np.int64) * 1_000_000
     replayed = np.array([10, 20, 30, np.nan, 50, 60])
-    # Killed at 3.2 s: the third event comes again, the fourth is wrong but not checked, the
+    # Killed at 3.2 s: the third event is repeated, the fourth is wrong but not checked, the
     # fifth is late and right, then once more and wrong; the sixth never comes.
     found = recovery.judge(
         scored([0, 1, 2, 2, 3, 4, 4], due_us, [10, 20, 30, 30, 7, 50, 51],
@@ -93,7 +93,7 @@ def test_due_times_name_events_uniquely():
     assert due_us[recovery.PRELUDE_EVENTS] == load.due_us(np.array([0]), 1.8e9, 1.0)[0]
 
 
-def test_a_target_that_is_missed_or_was_not_measured_is_told_as_missed():
+def test_a_target_that_is_missed_or_was_not_measured_is_reported_as_missed():
     target = targets.Target("speed", targets.AT_LEAST, 2, lambda results: results["speed"])
     assert target.line({"speed": 2.5}) == "| speed | ≥ 2 | 2.5 | reached |"
     assert target.line({"speed": 1.5}) == "| speed | ≥ 2 | 1.5 | **missed** |"

@@ -1,4 +1,4 @@
-"""Topics of a run: made, watched from outside, and read when it is over."""
+"""Topics of a run: creates them, watches their size, and reads them after the run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 FIRST_SCORE_S_MAX = 120.0
-QUIET_S = 8.0  # longer than any pause for a checkpoint that was seen
+QUIET_S = 8.0  # longer than any observed pause for a checkpoint
 
 
 class Score(msgspec.Struct):
-    """What a peer that writes one message per event says."""
+    """The message of a peer that writes one score per message."""
 
     event_time_us: int
     score: float
@@ -34,7 +34,7 @@ class Scored:
 
 
 def create(servers: str, name: str, partitions: int, by_brokers_clock: bool = False) -> None:
-    """Make a topic."""
+    """Create a topic."""
     config = {"message.timestamp.type": "LogAppendTime"} if by_brokers_clock else {}
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
     topic = NewTopic(name, partitions, replication_factor=1, config=config)
@@ -60,8 +60,8 @@ def await_quiet(
         Whether it stopped by itself.
 
     Raises:
-        TimeoutError: nothing came at all.
-        ChildProcessError: whoever should write to it has ended.
+        TimeoutError: no message arrived.
+        ChildProcessError: the process that writes to it has ended.
     """
     consumer, parts = _consumer(servers, name)
     began = changed = time.monotonic()

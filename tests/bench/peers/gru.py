@@ -1,9 +1,9 @@
 """The detector that all GRU peers share: one GRU step and a linear head, in numpy.
 
-Score of an event: the mean squared difference between the event and what the head had
-predicted from the hidden vector before it came. Gates in torch's order and form
+Score of an event: the mean squared difference between the event and the prediction that the
+head made from the hidden vector before it. Gates in torch's order and form
 (`torch.nn.GRUCell`). One event is a batch of one: at that size plain numpy takes half the
-time of torch or ONNX Runtime, so no peer is made slow by it.
+time of torch or ONNX Runtime, so it slows no peer.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Gru:
         ih, hh, bias_ih, bias_hh, head, self.head_bias = (weights[name] for name in NAMES)
         self.hidden, self.features = hh.shape[1], ih.shape[1]
         self._ih, self._bias_ih = np.ascontiguousarray(ih.T), bias_ih
-        # Head and recurrent weights meet the same hidden vector: one product for both.
+        # Head and recurrent weights multiply the same hidden vector: one product for both.
         self._from_hidden = np.ascontiguousarray(np.vstack([hh, head]).T)  # (H, 3H + F)
         self._bias_hidden = np.concatenate([bias_hh, self.head_bias])
 
     @classmethod
     def load(cls, path: Path) -> Gru:
-        """Read what the harness wrote."""
+        """Read the weights that the benchmark wrote."""
         with np.load(path) as arrays:
             return cls(dict(arrays))
 

@@ -1,4 +1,4 @@
-"""What every peer is told: where events come from, where scores go, which weights."""
+"""The task of a peer: its input topic, its output topic and the weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class Task:
 
     servers: str
     topic: str
-    #: Topic of the scores; a score is named by the `event_time_us` of its event.
+    #: Topic of the scores; the `event_time_us` of its event identifies a score.
     out: str
-    #: "json", an event a message, or "arrow", many.
+    #: "json": one event per message; "arrow": many.
     form: str
     #: File with the arrays of `gru.Gru`.
     weights: Path
-    #: Folder for whatever the peer keeps; empty unless it was killed and is started again.
+    #: Folder for the state of the peer; empty unless it is restarted after a kill.
     work: Path
     #: Seconds between two snapshots or commits; 0 for none.
     durable_s: float
 
     @property
     def group(self) -> str:
-        """Consumer group, one per run, so that each begins at the beginning."""
+        """Consumer group, one per run, so that each run reads from the first offset."""
         return self.out
 
 

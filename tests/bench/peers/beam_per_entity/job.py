@@ -1,7 +1,7 @@
-"""Beam as its guide shows it: a stateful DoFn keyed by entity, one state cell each.
+"""Beam as its guide shows it: a stateful DoFn keyed by entity, one state cell per entity.
 
-Reads with our own reader, since Beam's Kafka source for Python needs a second Java
-environment; so this peer's decoding is by blocks and better than its users would have it.
+Reads with streamgauge's reader, because Beam's Kafka source for Python needs a second Java
+environment. Its decoding is therefore by blocks and faster than that of its users.
 """
 
 from collections.abc import Iterator

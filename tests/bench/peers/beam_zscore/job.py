@@ -1,7 +1,7 @@
-"""Beam's own anomaly detection: a z-score per entity, over one feature, as it is univariate.
+"""Beam's anomaly detection: a z-score per entity over one feature, because it is univariate.
 
-Its state is a whole pickled detector per entity. Reads with our own reader, as the other
-Beam peer does.
+Its state is a pickled detector per entity. It reads with streamgauge's reader, like the other
+Beam peer.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def events(element: tuple[bytes, bytes]) -> Iterator[tuple[str, beam.Row]]:
 
 
 def message(element: tuple[str, AnomalyResult]) -> bytes:
-    """The score of an event; 0 while the detector has seen too little."""
+    """The score of an event; 0 until the detector has enough events."""
     name, result = element
     time_us, score = result.example.time_us, result.predictions[0].score
     known = 0.0 if score is None or score != score else score

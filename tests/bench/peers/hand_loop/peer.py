@@ -2,8 +2,8 @@
 
 confluent-kafka, typed JSON or Arrow into one matrix, one slab of hidden vectors, one batched
 numpy step per poll (events of one entity in rounds). With `--durable-s` it writes slab,
-entities and offsets to a file at that interval and starts from it again; outputs since then
-come twice. It has no rescaling, no dead letters, no alerts, no drift statistics.
+entities and offsets to a file at that interval and resumes from it; outputs since then are
+repeated. It has no rescaling, no dead letters, no alerts, no drift statistics.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from task import Task, given
 
 EVENTS_PER_POLL = 8_192
 ARROW_MESSAGES_PER_POLL = 16
-STEP_EVENTS = 512  # larger steps leave the caches and cost twice as much
+STEP_EVENTS = 512  # larger steps exceed the caches and cost twice as much
 SCORES = pa.schema([("event_time_us", pa.int64()), ("score", pa.float32())])
 
 
@@ -58,7 +58,7 @@ class Slab:
 
 
 def rounds(at: np.ndarray) -> list[np.ndarray]:
-    """Split events so that no row comes twice in a part."""
+    """Split events so that each row is at most once in a part."""
     order = np.argsort(at, kind="stable")
     rows = at[order]
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
@@ -99,7 +99,7 @@ def scores_message(times: np.ndarray, score: np.ndarray) -> bytes:
 
 
 def save(task: Task, slab: Slab, offsets: dict[int, int]) -> None:
-    """Write everything needed to go on, in one step."""
+    """Write everything needed to resume, in one step."""
     staged = task.work / "snapshot.new"
     with staged.open("wb") as file:
         names = msgspec.msgpack.encode((list(slab.index), offsets))
@@ -111,7 +111,7 @@ def save(task: Task, slab: Slab, offsets: dict[int, int]) -> None:
 
 
 def restore(task: Task, slab: Slab) -> dict[int, int]:
-    """Fill the slab from the last snapshot, if there is one; returns where to read on."""
+    """Fill the slab from the last snapshot, if there is one; returns the next offsets."""
     path = task.work / "snapshot"
     if not path.exists():
         return {}
@@ -126,7 +126,7 @@ def restore(task: Task, slab: Slab) -> dict[int, int]:
 
 
 def main() -> None:
-    """Read, score, write, for ever."""
+    """Read, score and write until it is stopped."""
     task = given()
     consumer = Consumer(
         {
@@ -140,7 +140,7 @@ def main() -> None:
     producer = Producer({"bootstrap.servers": task.servers, "linger.ms": 2, "acks": "all"})
     slab, saved_s = Slab(Gru.load(task.weights)), time.monotonic()
     offsets = restore(task, slab)
-    # Its own offsets are what counts, so it needs no group and is never kept waiting by one.
+    # It stores its offsets itself, so it needs no consumer group and waits for none.
     partitions = consumer.list_topics(task.topic, timeout=10).topics[task.topic].partitions
     starts = [(number, offsets.get(number, OFFSET_BEGINNING)) for number in partitions]
     consumer.assign([TopicPartition(task.topic, *start) for start in starts])

@@ -1,4 +1,4 @@
-"""Scores rows of big-endian floats from stdin with one model; a line on stdout per row."""
+"""Scores rows of big-endian floats from stdin with one model; one line on stdout per row."""
 
 from __future__ import annotations
 

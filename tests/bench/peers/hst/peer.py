@@ -1,4 +1,4 @@
-"""River's HalfSpaceTrees, one model per entity: another detector, which learns as it goes.
+"""River's HalfSpaceTrees, one model per entity: another detector, which learns continuously.
 
 10 trees of height 8, River's defaults; it expects features within known limits. Models are
 lost with the process.
@@ -23,7 +23,7 @@ class Event(msgspec.Struct):
 
 
 def main() -> None:
-    """Read, score, learn, write, for ever."""
+    """Read, score, learn and write until it is stopped."""
     task = given()
     consumer = Consumer(
         {

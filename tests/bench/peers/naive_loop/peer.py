@@ -1,6 +1,6 @@
 """The loop that a user writes first: kafka-python, json, torch one event at a time.
 
-With the `crc32c` package, without which kafka-python checks its records in pure Python.
+It uses the `crc32c` package; without it kafka-python checks its records in pure Python.
 Hidden vectors live in a dict and are lost with the process; offsets are committed as the
 client does by default, every five seconds.
 """
@@ -16,7 +16,7 @@ from task import given
 
 
 def load(path: str) -> tuple[torch.nn.GRUCell, torch.nn.Linear]:
-    """Cell and head with the weights of the harness."""
+    """Cell and head with the weights of the benchmark."""
     arrays = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
     features, hidden = arrays["head_weight"].shape
     cell, head = torch.nn.GRUCell(features, hidden), torch.nn.Linear(hidden, features)
@@ -27,7 +27,7 @@ def load(path: str) -> tuple[torch.nn.GRUCell, torch.nn.Linear]:
 
 
 def main() -> None:
-    """Read, score, write, for ever."""
+    """Read, score and write until it is stopped."""
     task = given()
     torch.set_num_threads(1)
     cell, head = load(str(task.weights))

@@ -2,7 +2,7 @@
 
 Default bundles, state on the heap, checkpoints at `--durable-s`, output at least once.
 `SG_MODE` is Flink's `python.execution-mode`. In process mode a state cache for all entities
-was tried, too, and made nothing better. The connector comes from Maven; `SG_CONNECTOR` names
+was tried without gain. The connector comes from Maven; `SG_CONNECTOR` names
 its jar.
 """
 

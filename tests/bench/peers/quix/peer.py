@@ -1,7 +1,7 @@
 """Quix Streams: one function per event with state per key in RocksDB.
 
-With `--durable-s` the state's changelog topic is on and offsets are committed at that
-interval, at least once; without, state lies in RocksDB alone.
+With `--durable-s` the changelog topic of the state is on and offsets are committed at that
+interval, at least once. Without it, state is in RocksDB only.
 """
 
 from __future__ import annotations
