@@ -13,7 +13,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
- * AWS Random Cut Forest, one forest per entity: another detector, which learns as it goes.
+ * AWS Random Cut Forest, one forest per entity: another detector, which learns continuously.
  *
  * <p>50 trees of 256 points, the library's defaults otherwise (bounding-box cache full, one
  * thread). Forests are lost with the process.
