@@ -32,13 +32,12 @@ SCORE_FORMATS = ("arrow", "json")
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """Access to the broker."""
+    """How to reach the broker."""
 
-    #: Brokers to connect to first, as host:port, separated by commas.
     bootstrap_servers: str = "127.0.0.1:9092"
     #: More librdkafka properties, e.g. `security.protocol`; no secrets.
     settings: dict[str, str] = field(default_factory=dict)
-    #: YAML file with secret librdkafka properties; each worker reads it when it starts.
+    #: YAML file with secret librdkafka properties; every worker reads it at its own start.
     secrets_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,26 +53,24 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The input topic and how it is read."""
+    """What is read, and from where on."""
 
-    #: Topic with the telemetry.
     topic: str = "telemetry.events.v1"
-    #: Where a job without state begins: "earliest", "latest", an ISO 8601 time, or offsets as
-    #: "0:120,1:85".
+    #: "earliest", "latest", an ISO 8601 time, or offsets as "0:120,1:85"; used only without state.
     start: str = "earliest"
-    #: If the broker no longer has the next offset: "fail", or reset to "earliest" or "latest".
+    #: An offset that the broker no longer has: "fail", or jump to "earliest" or "latest".
     on_missing_offset: str = "fail"
-    #: "entity": the shard is a hash of the entity. "partition": the shard is a hash of the
-    #: partition, for topics whose producers use the entity as the key.
+    #: "entity": a shard is a hash of the entity; "partition": of the partition, for topics
+    #: whose producers key by entity.
     routing: str = "entity"
-    #: Seconds between two searches for new partitions.
+    #: How often to look for new partitions, seconds.
     discovery_interval_s: float = 30.0
-    #: Pause before the next poll of a partition that was read to its end, milliseconds.
+    #: How long a partition that was read to its end rests before the next poll, milliseconds.
     poll_interval_ms: int = 20
-    #: Approximate largest number of events in a block. Larger blocks exceed the processor's caches;
-    #: smaller blocks cost more per event.
+    #: About the most events taken in one block: larger ones leave the processor's caches,
+    #: smaller ones pay more per block.
     block_events_max: int = 20_000
-    #: Feature names that the artifact must have, in order; null accepts any artifact.
+    #: Feature names in order that the artifact must have; None takes whatever it has.
     features: list[str] | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
@@ -90,10 +87,9 @@ class Input:
 class Scoring(ScoringPolicy):
     """How events are scored; `shards` is fixed for the life of a job's state."""
 
-    #: Number of shards, fixed for the life of the state. A small multiple of the parallelism
-    #: keeps blocks large.
+    #: IncrementalSnapshot of the entities; a small multiple of the parallelism keeps blocks large.
     shards: int = 8
-    #: Blocks that a shard holds back after a gap before it gives the gap up and counts a desync.
+    #: Blocks held back behind a gap before it is given up and counted.
     held_blocks_max: int = 64
 
     def __post_init__(self) -> None:
@@ -104,17 +100,16 @@ class Scoring(ScoringPolicy):
 
 @dataclass(frozen=True, slots=True)
 class Alerts(AlertPolicy):
-    """The alert budget and the alert topic."""
+    """How many messages people get, and where they go."""
 
-    #: Topic of the alert messages.
     topic: str = "anomaly.alerts.v1"
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of all events."""
+    """The score of every event."""
 
-    #: Topic of the scores; null writes no scores.
+    #: None writes no scores.
     topic: str | None = "anomaly.scores.v1"
     #: "arrow": one record batch per block; "json": one message per event, for low rates.
     format: str = "arrow"
@@ -127,7 +122,6 @@ class Scores:
 class DeadLetters:
     """Events that could not be processed."""
 
-    #: Topic of the dead letters.
     topic: str = "anomaly.dlq.v1"
 
 
@@ -135,7 +129,6 @@ class DeadLetters:
 class Drift:
     """Statistics of inputs, scores and loss per window."""
 
-    #: Topic of the drift reports.
     topic: str = "anomaly.drift.v1"
     #: Length of a window, event time, seconds.
     window_s: int = 3_600
@@ -146,9 +139,8 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Health reports of the shards: positions and counters."""
+    """How far each shard is, and what went otherwise than planned: gaps, resets, stale tables."""
 
-    #: Topic of the health reports.
     topic: str = "anomaly.health.v1"
     #: Seconds between two reports of a shard.
     interval_s: float = 60.0
@@ -159,14 +151,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Snapshots of the entity state outside the runner."""
+    """Snapshots of what entities remember, outside the runner."""
 
-    #: Folder that all workers can reach (a path, s3://…, gs://…); null writes no snapshots.
+    #: Folder that all workers reach (a path, s3://…, gs://…); None keeps no snapshots.
     folder: str | None = None
-    #: Seconds between two snapshots of a shard, rounded up to its next health report.
+    #: Seconds between two snapshots of a shard; kept at the beat of its health reports.
     snapshot_interval_s: float = 300.0
-    #: If state is damaged: "fail" stops the job; "reset" empties the shard, and its entities
-    #: start again.
+    #: State that is damaged: "fail", or "reset" the shard, whose entities start anew.
     on_damage: str = "fail"
 
     def __post_init__(self) -> None:
@@ -178,24 +169,19 @@ class State:
 class Flink:
     """The cluster that runs the job; the defaults are those of `streamgauge up`."""
 
-    #: Beam's job server, as host:port.
     job_endpoint: str = "127.0.0.1:8099"
-    #: Flink's REST API.
     rest_url: str = "http://127.0.0.1:8081"
     #: Where the Python worker pool listens, as the TaskManagers see it.
     worker_endpoint: str = "127.0.0.1:50000"
-    #: Parallel instances of each step, at most `max_parallelism`.
     parallelism: int = 2
-    #: Largest parallelism the job can ever have; fixed for the life of the state.
+    #: Fixed for the life of a job's state; the most a job can ever be scaled out to.
     max_parallelism: int = 128
-    #: Seconds between two checkpoints.
     checkpoint_interval_s: float = 10.0
-    #: A checkpoint that takes longer fails, seconds. The job then restarts from the checkpoint
-    #: before, so a stuck worker cannot go unnoticed.
+    #: A checkpoint that takes longer fails, and the job starts again from the one before: so a
+    #: worker that is stuck is noticed.
     checkpoint_timeout_s: float = 120.0
-    #: A bundle ends after this time, milliseconds. Shorter: less latency, more overhead.
+    #: A bundle of blocks ends after this time or size; latency against overhead.
     bundle_time_ms: int = 20
-    #: A bundle ends after this many blocks.
     bundle_size: int = 16
 
     def __post_init__(self) -> None:
@@ -216,7 +202,7 @@ class Config:
 
     #: Directory of the artifact that scores.
     artifact: str
-    #: Name of the job and of its consumer group.
+    #: Name of the job, and of the consumer group it shows up as.
     name: str = "streamgauge"
     kafka: Kafka = field(default_factory=Kafka)
     input: Input = field(default_factory=Input)

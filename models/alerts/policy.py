@@ -77,13 +77,13 @@ OPENED, UPDATED, CLOSED, BASELINE_ACCEPTED = 1, 2, 4, 8
 class AlertPolicy:
     """How many messages an entity may send."""
 
-    #: Messages per entity and day, on average at most; up to two days' worth at the start.
+    #: Messages per entity and day, at most, on average and whatever happens.
     per_entity_day: float = 1.0
-    #: Shortest time between two messages of an entity, seconds of event time.
+    #: No two messages of an entity are closer, in event time, seconds.
     cooldown_s: float = 3_600.0
-    #: Steady events after which a lasting change becomes the new baseline; 0 = never.
+    #: Settled events of a lasting change after which it is the new normal; 0 = never.
     new_normal_after: int = 2_000
-    #: An alert at least this rare (once in N events) is critical; other alerts are warnings.
+    #: From this rarity on an alert is critical, below it a warning.
     critical_rarity_1_in_n: float = 1_000.0
 
     def __post_init__(self) -> None:

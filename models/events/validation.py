@@ -32,15 +32,15 @@ MISSING_VALUE = "missing_value"
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Limits on messages and events."""
+    """Bounds on what a sender may send."""
 
     #: Largest message, bytes.
     message_bytes_max: int = 8_388_608
-    #: Largest number of events in one Arrow message.
+    #: Most events in one Arrow message.
     events_per_message_max: int = 65_536
-    #: Largest lead of an event time over the Kafka timestamp of its message, seconds.
+    #: An event may be this far ahead of its message's Kafka timestamp, seconds.
     future_s_max: int = 300
-    #: Longest part of a payload that a dead letter holds, bytes.
+    #: Longest piece of a payload kept in a dead letter, bytes.
     dead_letter_bytes_max: int = 1_024
 
 

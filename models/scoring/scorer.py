@@ -55,15 +55,13 @@ TOO_MANY_ENTITIES = "too_many_entities"
 class ScoringPolicy:
     """What the scorer does where the model has no opinion."""
 
-    #: For an event older than its entity's last one: "score" it in offset order, or "set_aside"
-    #: as a dead letter.
+    #: An event older than its entity's last one: "score" it in offset order, or "set_aside".
     late: str = "score"
-    #: Largest number of entities in a shard; 0 = no limit. Events of further entities become
-    #: dead letters.
+    #: Most entities a shard keeps; 0 for no limit. Past it new entities are set aside.
     entities_per_shard_max: int = 100_000
-    #: Entities without an event for this long start again, seconds of event time; 0 = never.
+    #: Entities without an event for this long, in event time, start anew; 0 = never.
     entity_ttl_s: int = 0
-    #: Events of an entity before its first verdict; null takes the artifact's washout length.
+    #: Events before an entity's verdicts count; None takes the artifact's washout length.
     warmup_events: int | None = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ A log is one *snapshot* of the whole table, then the *blocks* that were scored s
 table is rebuilt by reading the snapshot and stepping the blocks again, which gives the
 same bits because a block is always stepped to the same bits. Appending a block costs the
 events it holds; appending the rows it touched would cost ten times that, since an
-entity's memory is much larger than one of its events (docs/decisions/0003). A snapshot is
+entity's memory is much larger than one of its events (docs/decisions.md). A snapshot is
 cut into segments of bounded size, each with some of the rows; the first one has the clocks.
 Where rows were dropped between two blocks, the log says so: dropping makes room for others.
 

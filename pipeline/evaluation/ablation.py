@@ -44,7 +44,7 @@ class Variant:
 def variants(spec: ForecasterSpec) -> Iterator[Variant]:
     """The whole, then each with a part left out."""
     yield Variant("whole", spec)
-    yield Variant("linear part alone, no GRU", spec, without_network=True)
+    yield Variant("ridge skip alone, no GRU", spec, without_network=True)
     yield Variant("no level", replace(spec, level_weight=0.0))
     yield Variant(
         "level by day of the week alone", replace(spec, season_parts=1, season_events=NEVER)
@@ -52,8 +52,8 @@ def variants(spec: ForecasterSpec) -> Iterator[Variant]:
     yield Variant("fast smoothing alone", replace(spec, alphas=(spec.alphas[0],) * 2))
     yield Variant("no smoothing", replace(spec, alphas=(1.0, 1.0)))
     still = replace(spec.normaliser, rate_min=SLOW)
-    yield Variant("statistics frozen", replace(spec, normaliser=still))
-    yield Variant("learns from rare events too", spec, policy=ScoringPolicy(warmup_events=NEVER))
+    yield Variant("statistics stand still", replace(spec, normaliser=still))
+    yield Variant("learns from surprises too", spec, policy=ScoringPolicy(warmup_events=NEVER))
 
 
 def ablate(data: Path, artifact: Path, narrate: Narrate) -> dict[str, DetectorResult]:

@@ -1,7 +1,7 @@
-"""Writes the figures of `docs/quality.md`: `make quality` evaluates and fills the page.
+"""Writes the figures of `docs/quality.md`: `make quality` evaluates and fills the page in.
 
-The text between two markers is replaced by the results of `streamgauge evaluate` on the
-development sets. They are stored in `build/quality/<set>/evaluation.json`.
+Everything between two markers is replaced by what `streamgauge evaluate` found on the
+development sets, which is kept in `build/quality/<set>/evaluation.json`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for artifacts and figures.")],
     page: Annotated[Path, typer.Option(help="The page to fill in.")],
     keep: Annotated[
-        bool, typer.Option("--keep", help="Use the artifact of an earlier run if there is one.")
+        bool, typer.Option("--keep", help="Do not train where an artifact is there already.")
     ] = False,
-    processes: Annotated[int | None, typer.Option(help="Processes for the baselines.")] = None,
+    processes: Annotated[int | None, typer.Option(help="For the baselines.")] = None,
 ) -> None:
     """Evaluate on every development set and write the tables into the page."""
     found, parts = {}, {}
@@ -46,7 +46,7 @@ def main(
 def filled_in(
     page: str, found: dict[str, Evaluation], parts: dict[str, dict[str, DetectorResult]]
 ) -> str:
-    """`page` with the tables of `found` and of the variants in `parts` between its markers."""
+    """`page` with the tables of what was `found` and of what `parts` bring between its markers."""
     tables = [line for name, one in found.items() for line in _table(SETS[name], one)]
     tables += _parts_table(parts)
     return between(page, BEGIN, END, tables)
@@ -70,11 +70,11 @@ def _table(title: str, found: Evaluation) -> Iterator[str]:
 
 
 def _parts_table(parts: dict[str, dict[str, DetectorResult]]) -> Iterator[str]:
-    """The figures of each variant on each set."""
-    yield "\n### Contribution of each part\n"
+    """Per variant what is left of each set's figures."""
+    yield "\n### What each part brings\n"
     yield (
-        "The same weights without one part; AUC-PR / VUS-PR / best F1, and for NAB the standard "
-        "score.\n"
+        "The same weights with one part left out; AUC-PR / VUS-PR / best F1, and for NAB the "
+        "standard score.\n"
     )
     yield "| | " + " | ".join(SETS[name] for name in parts) + " |"
     yield "| --- |" + " --- |" * len(parts)
@@ -90,7 +90,7 @@ def _of_variant(mean: dict[str, float | None]) -> str:
 
 
 def _rows(verdicts: tuple[DetectorResult, ...]) -> Iterator[tuple[str, list[str]]]:
-    """The name of a figure, and its value for each detector."""
+    """Name of a figure, and the figure of each detector."""
     means = [one.headline()["mean"] for one in verdicts]
     for key, name in (("auc_pr", "AUC-PR"), ("vus_pr", "VUS-PR"), ("best_f1", "best F1")):
         yield name, [_number(one[key], 3) for one in means]

@@ -121,7 +121,7 @@ def beam_options(
     savepoint: str | None,
     beam_args: Sequence[str],
 ) -> PipelineOptions:
-    """Beam's options for the portable Flink runner, as measured (docs/decisions/0015)."""
+    """Beam's options for the portable Flink runner, as measured (docs/decisions.md)."""
     flink: Flink = config.flink
     arguments = [
         "--runner=PortableRunner",
