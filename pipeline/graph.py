@@ -22,7 +22,7 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.models.scoring.shard import ShardPolicy
 from streamgauge.models.state.snapshot_file import StateIdentity
 from streamgauge.pipeline.config import Config, parse_start
-from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.messages.alerts import FormatAlerts
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots
 from streamgauge.transforms.score import (
@@ -37,7 +37,8 @@ from streamgauge.transforms.score import (
 from streamgauge.transforms.sinks import files
 from streamgauge.transforms.sinks.files import WriteParts
 from streamgauge.transforms.sinks.topic import WriteTopic
-from streamgauge.transforms.sources.live import DEAD_LETTERS, Polling, ReadTelemetry, Source
+from streamgauge.transforms.sources.live import Polling, ReadTelemetry
+from streamgauge.transforms.sources.source import DEAD_LETTERS, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def build(
     """Put the steps together on pipeline `root`; live and replay differ in the arguments only."""
     read = root | "ReadTelemetry" >> reading
     scored = read.blocks | "ScoreEntities" >> scoring(config, artifact, state, is_live)
-    alerts = scored[TRANSITIONS] | "FormatAlerts" >> FormatAlerts(
-        config.input.topic, artifact.digest
+    alerts = scored[TRANSITIONS] | "FormatAlerts" >> beam.ParDo(
+        FormatAlerts(config.input.topic, artifact.digest)
     )
     alerts | "WriteAlerts" >> sinks.alerts
     if sinks.scores is not None:
@@ -79,10 +80,10 @@ def live_reading(config: Config, artifact: Artifact) -> ReadTelemetry:
     """The source of the live job."""
     given = config.input
     polling = Polling(
-        parse_start(given.start),
-        given.on_missing_offset,
-        given.discovery_interval_s,
-        given.poll_interval_ms,
+        start=parse_start(given.start),
+        on_missing_offset=given.on_missing_offset,
+        discovery_interval_s=given.discovery_interval_s,
+        poll_interval_ms=given.poll_interval_ms,
     )
     return ReadTelemetry(source(config, artifact), polling)
 
@@ -90,15 +91,15 @@ def live_reading(config: Config, artifact: Artifact) -> ReadTelemetry:
 def source(config: Config, artifact: Artifact) -> Source:
     """What is read, live or replayed."""
     return Source(
-        access(config),
-        config.name,
-        config.input.topic,
-        artifact.schema,
-        config.input.limits,
-        config.scoring.shards,
-        config.input.routing,
-        config.input.block_events_max,
-        config.flink.max_parallelism,
+        access=access(config),
+        group=config.name,
+        topic=config.input.topic,
+        schema=artifact.schema,
+        limits=config.input.limits,
+        shards=config.scoring.shards,
+        routing=config.input.routing,
+        block_events_max=config.input.block_events_max,
+        max_parallelism=config.flink.max_parallelism,
     )
 
 
@@ -128,7 +129,10 @@ def _state(config: Config, start_from: str | None, snapshot_folder: str | None) 
     # Named one by one now: what a folder holds later must not change where a shard starts.
     files = newest_snapshots(start_from) if start_from else {}
     return SnapshotSettings(
-        origin(config), snapshot_folder, config.state.snapshot_interval_s, files
+        origin=origin(config),
+        snapshot_folder=snapshot_folder,
+        snapshot_interval_s=config.state.snapshot_interval_s,
+        start_from=files,
     )
 
 
@@ -143,15 +147,15 @@ def scoring(
     """The scoring step, live or replayed."""
     return ScoreEntities(
         ScoringSpec(
-            ArtifactRef(config.artifact, artifact.digest),
-            state,
-            config.scoring,
-            config.alerts,
-            ShardPolicy(config.scoring.held_blocks_max, on_damage=config.state.on_damage),
-            config.drift.window_s,
-            config.scores.format if config.scores.topic else None,
-            config.health.interval_s,
-            is_live,
+            artifact=ArtifactRef(config.artifact, artifact.digest),
+            state=state,
+            scoring=config.scoring,
+            alerts=config.alerts,
+            shard=ShardPolicy(config.scoring.held_blocks_max, on_damage=config.state.on_damage),
+            drift_window_s=config.drift.window_s,
+            score_format=config.scores.format if config.scores.topic else None,
+            health_interval_s=config.health.interval_s,
+            is_live=is_live,
         )
     )
 

@@ -12,6 +12,9 @@ from streamgauge.models.blocks.block import Block
 #: Why an alert closed: the entity is calm again, or its new level is taken for normal.
 BACK_TO_NORMAL, NEW_NORMAL = "back_to_normal", "new_normal"
 
+#: Why an event was set aside; dead letters carry the reason.
+LATE_EVENT, TOO_MANY_ENTITIES = "late_event", "too_many_entities"
+
 
 class Transition(msgspec.Struct, frozen=True):
     """An alert that opened, was told again or closed at one event, with what explains it."""

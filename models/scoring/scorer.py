@@ -27,7 +27,12 @@ from streamgauge.models.alerts.transition import EventScore, TransitionBuilder
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import ERASURE, Block
 from streamgauge.models.blocks.event_clock import PartitionClock
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.scoring.waves import (
     LATE_ASIDE,
@@ -45,10 +50,6 @@ from streamgauge.models.state.entity_row import floats, heads
 from streamgauge.models.state.entity_table import EntityTable, Layout
 
 LATE_POLICIES = ("score", "set_aside")
-
-# Reasons for setting an event aside, constant because dead letters carry them.
-LATE = "late_event"
-TOO_MANY_ENTITIES = "too_many_entities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class Scorer:
     def _finish(self, run: _Run) -> ScoredBlock:
         block, results = run.block, run.results
         late = np.flatnonzero(results.lateness)
-        run.set_aside(LATE, late[results.lateness[late] == LATE_ASIDE])
+        run.set_aside(LATE_EVENT, late[results.lateness[late] == LATE_ASIDE])
         aside = {
             reason: block.take(np.sort(np.concatenate(events)), block.previous_end)
             for reason, events in run.aside.items()

@@ -27,13 +27,15 @@ from streamgauge.pipeline.audit.report import (
     order_of,
 )
 from streamgauge.pipeline.audit.rescore import Rescorer
-from streamgauge.pipeline.audit.score_log import Sample, ScoreLog, TopicLog, read_refused
+from streamgauge.pipeline.audit.score_log import Sample, ScoreLog, read_refused
 from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.jobs import broker, preflight
-from streamgauge.transforms.kafka.client import MissingOffsetError, PartitionReader, partition_count
-from streamgauge.transforms.sources.live import Source
+from streamgauge.transforms.kafka.admin import partition_count
+from streamgauge.transforms.kafka.client import MissingOffsetError, PartitionReader
+from streamgauge.transforms.kafka.topic_log import TopicLog
 from streamgauge.transforms.sources.replay import Range, read_range
+from streamgauge.transforms.sources.source import Source
 
 
 def audit(
@@ -112,8 +114,14 @@ def _read_scores(
     """
     if not log.exists:
         raise ConfigError(f"scores.topic: topic {log.topic!r} must exist; it does not")
-    about = {"streamgauge_topic": config.input.topic, "streamgauge_model": artifact.digest}
-    found = ScoreLog(log, sample, about, config.scoring.shards, config.input.routing)
+    found = ScoreLog(
+        log,
+        sample,
+        topic=config.input.topic,
+        digest=artifact.digest,
+        shards=config.scoring.shards,
+        routing=config.input.routing,
+    )
     with progress(f"reading {log.topic}", log.messages_left(), narrate, "messages") as advance:
         found.read(advance)
     if not found.reached:

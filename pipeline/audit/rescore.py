@@ -23,8 +23,8 @@ from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
-from streamgauge.pipeline.audit.score_log import SCORE
 from streamgauge.pipeline.config import Scoring
+from streamgauge.transforms.messages.scores import SCORE_BITS
 
 
 @dataclass(slots=True)
@@ -91,8 +91,8 @@ class Rescorer:
         self._note(self._scorer.step(self._table, block.take(kept, block.previous_end)))
 
     def scores_of(self, name: str) -> np.ndarray:
-        """The scores (N,) `SCORE` of an entity in log order."""
-        return np.concatenate([np.empty(0, SCORE), *self._scores.get(name, [])])
+        """The scores (N,) `SCORE_BITS` of an entity in log order."""
+        return np.concatenate([np.empty(0, SCORE_BITS), *self._scores.get(name, [])])
 
     def _clock_of(self, block: Block) -> np.ndarray:
         """(N,) int64, the clock as each event's shard has it; only where the sample needs it."""
@@ -125,7 +125,7 @@ class Rescorer:
     def _note(self, scored: ScoredBlock) -> None:
         """Keep the scores of a block by entity."""
         block = scored.block
-        rows = np.empty(len(block), SCORE)
+        rows = np.empty(len(block), SCORE_BITS)
         for name in ("partition", "offset", "row", "event_time_us"):
             rows[name] = getattr(block, name)
         for name in ("score", "rarity_1_in_n"):

@@ -34,7 +34,8 @@ from streamgauge.models.state.snapshot_file import (
 )
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
-from streamgauge.transforms.kafka.client import PartitionReader, new_producer
+from streamgauge.transforms.kafka.client import PartitionReader
+from streamgauge.transforms.kafka.producer import new_output_producer
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots, read_file, write_snapshot
 
 MANIFEST = "manifest.json"
@@ -192,7 +193,7 @@ def erase_live(
         if folder is None:
             raise ConfigError("--partition: must be given for a job without state.folder")
         partition = int(find(config, artifact, folder, entity_id).row["partition"])
-    producer, sent = new_producer(graph.access(config)), []
+    producer, sent = new_output_producer(graph.access(config)), []
 
     def delivered(error: Any, message: Any) -> None:
         sent.append(error or message.offset())

@@ -33,8 +33,8 @@ from streamgauge.pipeline.replay.runner import Listener, Replay, run_in_process,
 from streamgauge.pipeline.report.page import ReportData, render, worst_first
 from streamgauge.pipeline.report.summary import ScoredSeries, episodes_of, summarise
 from streamgauge.transforms.kafka.client import PartitionReader
-from streamgauge.transforms.sources.live import Source
 from streamgauge.transforms.sources.replay import Range, ReplayTopic, read_range
+from streamgauge.transforms.sources.source import Source
 
 # Entities drawn in the report, the worst first; their values are read from the log again.
 REPORT_ENTITIES_MAX = 12

@@ -10,9 +10,10 @@ from streamgauge.models.blocks.chain import new_ends
 from streamgauge.models.blocks.position import Position, decode_position, encode_position
 from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.validation import DecodeLimits, Message
-from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.runner.keys import partition_key
-from streamgauge.transforms.sources.live import BLOCKS_PER_POLL, Polling, PollPartitions, Source
+from streamgauge.transforms.sources.live import BLOCKS_PER_POLL, Polling, PollPartitions
+from streamgauge.transforms.sources.source import Source
 
 TIME = 1_704_067_200_000_000
 REST_MS = 500
@@ -67,10 +68,23 @@ def message(offset):
 def step():
     schema = Schema((Feature("cpu"), Feature("mem")))
     source = Source(
-        KafkaAccess("nowhere:1", {}), "group", "topic", schema, DecodeLimits(), 2, "entity",
-        BLOCK_EVENTS, 128,
-    )  # fmt: skip
-    step = PollPartitions(source, Polling("earliest", "fail", 30.0, REST_MS))
+        access=KafkaAccess("nowhere:1"),
+        group="group",
+        topic="topic",
+        schema=schema,
+        limits=DecodeLimits(),
+        shards=2,
+        routing="entity",
+        block_events_max=BLOCK_EVENTS,
+        max_parallelism=128,
+    )
+    polling = Polling(
+        start="earliest",
+        on_missing_offset="fail",
+        discovery_interval_s=30.0,
+        poll_interval_ms=REST_MS,
+    )
+    step = PollPartitions(source, polling)
     step.setup()
     return step
 

@@ -32,9 +32,13 @@ from simulator.reference import POLICIES, Node, Reference, bits_of, blank_circum
 from simulator.topic import Topic
 from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, Block
 from streamgauge.models.blocks.chain import shard_of
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.drift.windows import WINDOWS_MAX, WindowReport
-from streamgauge.models.scoring.scorer import LATE, TOO_MANY_ENTITIES
 from streamgauge.models.scoring.shard import Outcome, ShardPolicy
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable
@@ -396,7 +400,7 @@ def _fates(scored: ScoredBlock) -> list[tuple[tuple[int, int], int]]:
     """(offset, row) of all events of a block in order, and what became of each."""
     block = scored.block
     events = [(at, SCORED) for at in zip(block.offset.tolist(), block.row.tolist(), strict=True)]
-    for reason, fate in ((LATE, LATE_ASIDE), (TOO_MANY_ENTITIES, NO_ROOM)):
+    for reason, fate in ((LATE_EVENT, LATE_ASIDE), (TOO_MANY_ENTITIES, NO_ROOM)):
         if (aside := scored.set_aside.get(reason)) is not None:
             places = zip(aside.offset.tolist(), aside.row.tolist(), strict=True)
             events += [(at, fate) for at in places]

@@ -24,10 +24,10 @@ from streamgauge.models.alerts import calibration, thresholds
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import LATE_EVENT, ScoredBlock, Transition
 from streamgauge.models.drift import reference
 from streamgauge.models.forecast.forecaster import Forecaster, ForecasterSpec
-from streamgauge.models.scoring.scorer import LATE, Scorer, ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
 from streamgauge.models.state.entity_table import EntityTable
 
 FEATURES, HIDDEN, LAGS = 2, 4, 2
@@ -166,7 +166,7 @@ class Reference:
     ) -> list[Node]:
         """Nodes behind `before`, whose entities were in a block with one event of each."""
         scripts = [self.scripts[node.script] for node in before]
-        aside = scored.set_aside.get(LATE)
+        aside = scored.set_aside.get(LATE_EVENT)
         set_aside = set(aside.entity_id.to_pylist()) if aside is not None else set()
         bits = dict(zip(scored.block.entity_id.to_pylist(), bits_of(scored), strict=True))
         told: dict[str, list[bytes]] = {}
