@@ -38,7 +38,8 @@ def topic_identity(access: KafkaAccess, topic: str, timeout_s: float = METADATA_
     Raises:
         KafkaException: the broker did not answer in time.
     """
-    futures = new_admin(access).describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
+    admin = new_admin(access)  # the answer is lost when the client is collected before it
+    futures = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
     topic_id = futures[topic].result(timeout_s).topic_id
     halves = (topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits())
     return struct.pack(">qq", *halves)
