@@ -15,6 +15,7 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.transforms.kafka.access import KafkaAccess, new_admin
 
 METADATA_S_MAX = 30.0  # a broker that restarts answers again within this time
+ANSWER_S_MAX = 10.0  # from librdkafka's own timeout to its answer
 
 
 def partition_count(access: KafkaAccess, topic: str, timeout_s: float = METADATA_S_MAX) -> int:
@@ -40,7 +41,8 @@ def topic_identity(access: KafkaAccess, topic: str, timeout_s: float = METADATA_
     """
     admin = new_admin(access)  # the answer is lost when the client is collected before it
     futures = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
-    topic_id = futures[topic].result(timeout_s).topic_id
+    # librdkafka answers with an error after `timeout_s`; a shorter wait would hide that error.
+    topic_id = futures[topic].result(timeout_s + ANSWER_S_MAX).topic_id
     halves = (topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits())
     return struct.pack(">qq", *halves)
 
