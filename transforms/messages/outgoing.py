@@ -15,7 +15,8 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     key: bytes
     value: bytes
     headers: list[tuple[str, bytes]]
-    #: Kafka timestamp, milliseconds since 1970: the event time of what the message is about.
+    #: Kafka timestamp, milliseconds since 1970: the event time of what the message is about; 0
+    #: for the time of writing.
     timestamp_ms: int
 
 
