@@ -32,7 +32,10 @@ class ReplayArchive(beam.PTransform[Any, Any]):
         outputs = (
             root
             | "Archive" >> beam.Create([self._path.encode()]).with_output_types(bytes)
-            | "ReadArchive" >> beam.ParDo(ReadArchive()).with_outputs(DEAD_LETTERS, main="blocks")
+            | "ReadArchive"
+            >> beam.ParDo(ReadArchive()).with_outputs(  # type: ignore[no-untyped-call]
+                DEAD_LETTERS, main="blocks"
+            )
         )
         outputs[DEAD_LETTERS].element_type = bytes
         return outputs

@@ -75,7 +75,7 @@ class ReadTelemetry(beam.PTransform[Any, Any]):
         outputs = (
             root
             | "Impulse" >> beam.Impulse()
-            | "KeepAlive" >> beam.ParDo(KeepAlive())
+            | "KeepAlive" >> beam.ParDo(KeepAlive())  # type: ignore[no-untyped-call]
             | "DiscoverPartitions" >> beam.ParDo(DiscoverPartitions(self._source, self._polling))
             | "PollPartitions"
             >> beam.ParDo(PollPartitions(self._source, self._polling)).with_outputs(
