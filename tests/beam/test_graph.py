@@ -1,4 +1,4 @@
-"""The graph: step names, coders, and the whole of it in one process."""
+"""The graph: step labels, state ids and coders, and a run of the whole graph in one process."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 
 from fixtures.artifacts import make_artifact
 from fixtures.blocks import START_US, STEP_US
+from fixtures.json_schema import check
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.events.series import Series
@@ -18,6 +19,7 @@ from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import from_dict
 from streamgauge.pipeline.replay.runner import run_in_process
+from streamgauge.transforms.messages import reference
 from streamgauge.transforms.sources.archive import ReplayArchive, series_blocks, write_archive
 
 EVENTS = 700
@@ -47,13 +49,13 @@ def config(artifact_dir):
 @pytest.fixture(scope="module")
 def series():
     rng = np.random.default_rng(0)
-    made = []
+    series = []
     for name in ("a", "b", "c", "d", "known-0"):
         values = rng.normal(scale=0.2, size=(EVENTS, 3)).astype(np.float32)
         values[500:520] += 50
         time_us = START_US + np.arange(EVENTS) * STEP_US
-        made.append(Series(name, time_us, values))
-    return made
+        series.append(Series(name, time_us, values))
+    return series
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def replay(config, artifact, series, tmp_path_factory):
     return run_in_process(config, artifact, reading, folder / "parts")
 
 
-def test_every_event_is_scored_once_and_as_by_the_core_alone(replay, artifact, config, series):
+def test_every_event_is_scored_once_with_the_scores_of_the_core(replay, artifact, config, series):
     scorer = Scorer(artifact, config.scoring, config.alerts)
     table = EntityTable(scorer.layout)
     expected = np.concatenate([scorer.step(table, b).score for b in series_blocks(series)])
@@ -72,7 +74,7 @@ def test_every_event_is_scored_once_and_as_by_the_core_alone(replay, artifact, c
     np.testing.assert_array_equal(replay.scores.column("score").to_numpy(), expected)
 
 
-def test_alerts_carry_what_the_pager_needs(replay, artifact):
+def test_alerts_carry_what_a_pager_needs(replay, artifact):
     opened = [alert for alert in replay.alerts if alert["status"] == "opened"]
     assert {alert["entity_id"] for alert in opened} == {"a", "b", "c", "d", "known-0"}
     alert = opened[0]
@@ -87,12 +89,22 @@ def test_alerts_carry_what_the_pager_needs(replay, artifact):
     assert len({a["id"] for a in replay.alerts}) == len(replay.alerts)
 
 
+def test_messages_of_a_whole_replay_match_their_schemas(replay):
+    schemas = reference.schemas()
+    assert replay.alerts
+    assert replay.drift
+    for alert in replay.alerts:
+        check(alert, schemas["alert"])
+    for report in replay.drift:
+        check(report, schemas["drift"])
+
+
 def test_drift_reports_count_every_event(replay):
     assert sum(report["events"] for report in replay.drift) == 5 * EVENTS
     assert {"features", "score", "loss_mean", "loss_mean_training"} <= set(replay.drift[0])
 
 
-def test_a_second_replay_says_the_same(replay, config, artifact, series, tmp_path):
+def test_a_second_replay_writes_the_same(replay, config, artifact, series, tmp_path):
     write_archive(tmp_path / "archive", series, config.scoring.shards, 128)
     reading = ReplayArchive(str(tmp_path / "archive"))
     again = run_in_process(config, artifact, reading, tmp_path / "parts")

@@ -1,11 +1,14 @@
 """Kafka clients: one factory, credentials, and what clients are configured with."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from fixtures.paths import ROOT
+from fixtures.paths import ROOT, SOURCE
 from streamgauge.models.errors import ConfigError
 from streamgauge.transforms.kafka import access
 from streamgauge.transforms.kafka.access import KafkaAccess
@@ -31,17 +34,17 @@ def test_clients_are_constructed_in_one_module():
         for package in ("models", "transforms", "pipeline", "infra")
         for path in (ROOT / package).rglob("*.py")
     ]
-    found = {path.relative_to(ROOT) for path in modules if constructions(path)}
-    assert found == {FACTORY, LOCAL_BROKER}
+    constructing = {path.relative_to(ROOT) for path in modules if constructions(path)}
+    assert constructing == {FACTORY, LOCAL_BROKER}
 
 
 def test_secrets_override_settings_and_settings_override_options(tmp_path, monkeypatch):
     secrets = tmp_path / "secrets.yaml"
     secrets.write_text("sasl.password: from-secrets\n")
     settings = {"sasl.password": "from-settings", "linger.ms": "7"}
-    given = KafkaAccess("broker:1", settings, str(secrets))
+    broker = KafkaAccess("broker:1", settings, str(secrets))
     monkeypatch.setattr(access, "Producer", dict)
-    properties = access.new_producer(given, {"linger.ms": 2, "acks": "all"})
+    properties = access.new_producer(broker, {"linger.ms": 2, "acks": "all"})
     assert properties == {
         "acks": "all",
         "linger.ms": "7",
@@ -63,3 +66,19 @@ def test_access_is_translated_for_kafka_python():
         "security_protocol": "SASL_SSL",
         "sasl_mechanism": "PLAIN",
     }
+
+
+def test_a_worker_does_not_load_kafka_python():
+    """It costs a worker memory and start-up time, and only commands use it."""
+    steps = "streamgauge.transforms.score, streamgauge.transforms.sinks.topic"
+    code = (
+        f"import sys, {steps}, streamgauge.transforms.sources.live; print('kafka' in sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    assert loaded.stdout.split() == ["False"]

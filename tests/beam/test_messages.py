@@ -148,9 +148,9 @@ def test_references_in_the_asyncapi_file_resolve():
                 else:
                     yield from references(value)
 
-    found = list(references(published))
-    assert len(found) > 20
-    for pointer in found:
+    pointers = list(references(published))
+    assert len(pointers) > 20
+    for pointer in pointers:
         node = published
         for key in pointer.removeprefix("#/").split("/"):
             node = node[key]

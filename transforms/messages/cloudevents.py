@@ -42,7 +42,7 @@ def cloud_event(
 
 
 def source_of(topic: str) -> str:
-    """The CloudEvents source of everything that a job says about `topic`."""
+    """The CloudEvents source of all messages about `topic`."""
     return f"/streamgauge/{topic}"
 
 

@@ -2,8 +2,8 @@
 
     python -m streamgauge.transforms.messages.reference [DOCS]
 
-Tables and examples stand between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of the
-page is written by hand.
+Tables and examples are written between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of
+the page is maintained by hand.
 """
 
 from __future__ import annotations
