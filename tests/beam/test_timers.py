@@ -14,10 +14,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.testing import test_stream
 from apache_beam.utils.timestamp import Timestamp
-from confluent_kafka import Producer
 
 from fixtures.artifacts import make_artifact
 from fixtures.blocks import START_US, STEP_US, make_block
+from fixtures.broker import mock_broker
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import decode_block, encode_block
 from streamgauge.models.blocks.position import NO_TOPIC_ID
@@ -46,15 +46,6 @@ def artifact_dir(tmp_path):
 @pytest.fixture
 def artifact(artifact_dir):
     return artifacts.load(artifact_dir)
-
-
-@pytest.fixture
-def broker():
-    """A broker inside librdkafka; it has no topic ids."""
-    producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    [address] = producer.list_topics(timeout=30).brokers.values()
-    yield producer, f"{address.host}:{address.port}"
-    producer.flush(30)
 
 
 @pytest.fixture
@@ -115,10 +106,8 @@ def test_both_timers_of_the_scorer_fire_with_its_state(config, artifact, tmp_pat
     assert list(newest_snapshots(graph.state_folder(config))) == [1]
 
 
-def test_the_timer_of_the_reader_fires_with_its_position(
-    config, artifact, broker, monkeypatch, tmp_path
-):
-    producer, address = broker
+def test_the_timer_of_the_reader_fires_with_its_position(config, artifact, monkeypatch, tmp_path):
+    producer, address = mock_broker()
     for i in range(FIRST_MESSAGES):
         event = {"entity_id": "a", "event_time_us": START_US + i * STEP_US, "features": [1, 2, 3]}
         producer.produce(config.input.topic, msgspec.json.encode(event), partition=1)

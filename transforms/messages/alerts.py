@@ -52,7 +52,7 @@ def alert_message(topic: str, digest: str, transition: Transition) -> Outgoing:
     return cloud_event(
         {
             "id": _identity(topic, digest, t.status, (t.partition, t.offset, t.row)),
-            # The word "episode" is part of the hash; changing it would change the id of every alert.
+            # "episode" is part of the hash; another word would change the id of every alert.
             "alert_id": _identity(
                 topic, digest, "episode", (t.opened_partition, t.opened_offset, t.opened_row)
             ),
