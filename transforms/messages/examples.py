@@ -116,8 +116,8 @@ def _drift() -> Outgoing:
         trained,
         ["cpu_load"],
         window.counts,
-        window.loss_sum / LOSS_SCALE,
-        window.events,
+        loss_sum=window.loss_sum / LOSS_SCALE,
+        events=window.events,
     )
     return drift_message(TOPIC, DIGEST, window, statistics)
 
