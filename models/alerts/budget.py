@@ -32,6 +32,7 @@ import numpy as np
 from numba import njit
 
 from streamgauge.models.errors import ConfigError
+from streamgauge.models.simd.compile_cache import cached_njit
 
 DAY_US = 86_400_000_000
 
@@ -165,7 +166,7 @@ def messages(
     return _messages(rows, log_score, times, allowed, BudgetParams.of(spec), eta, floor)
 
 
-@njit(error_model="numpy", cache=True)
+@cached_njit(error_model="numpy")
 def _messages(
     rows: np.ndarray,
     log_score: np.ndarray,

@@ -10,9 +10,7 @@ must forget first, and behind one with something to tell.
 
 from __future__ import annotations
 
-import inspect
-import sys
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -22,7 +20,7 @@ from streamgauge.models.alerts.policy import WARMING
 from streamgauge.models.blocks.block import ERASURE
 from streamgauge.models.kernel.buffers import PackedNetwork, Scratch
 from streamgauge.models.kernel.step import step_group
-from streamgauge.models.simd.compile_cache import sources
+from streamgauge.models.simd.compile_cache import cached_njit
 from streamgauge.models.simd.matmul import LANES
 from streamgauge.models.state.entity_row import Record
 
@@ -105,7 +103,7 @@ class Results(NamedTuple):
         )
 
 
-@njit(cache=True)
+@cached_njit()
 def arrange(code: np.ndarray, place: np.ndarray, entities: int) -> tuple[np.ndarray, np.ndarray]:
     """Put events into waves, each in offset order, and waves into groups of `LANES`.
 
@@ -162,7 +160,7 @@ def _is_silent(head: Record, now_us: int, ttl_us: int) -> bool:
     return head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us
 
 
-@njit(cache=True)
+@cached_njit()
 def are_silent(heads: np.ndarray, clocks: Clocks, ttl_us: int) -> np.ndarray:
     """Which entities (N,) their next event would restart, whenever it comes."""
     silent = np.zeros(len(heads), np.bool_)
@@ -172,7 +170,7 @@ def are_silent(heads: np.ndarray, clocks: Clocks, ttl_us: int) -> np.ndarray:
     return silent
 
 
-@njit(cache=True)
+@cached_njit()
 def must_forget(head: Record, event: int, events: Events, clocks: Clocks, ttl_us: int) -> bool:
     """Whether an event comes so late after its entity's last that it starts anew.
 
@@ -249,8 +247,8 @@ def _judge_lane(
     return told != 0
 
 
-@njit(error_model="numpy")
-def _step_waves(
+@cached_njit(error_model="numpy")
+def step_waves(
     first: int,
     starts: np.ndarray,
     order: np.ndarray,
@@ -265,6 +263,13 @@ def _step_waves(
     lanes: Lanes,
     results: Results,
 ) -> tuple[int, int]:
+    """Score the groups from `first` on, until Python has something to do.
+
+    Returns:
+        The group to resume with, and how many lanes of the group before it hold an alert action.
+        0 lanes: the entities of that group that have expired must be forgotten first, or all
+        groups are done.
+    """
     width = len(floats) // len(heads)
     for number in range(first, len(starts) - 1):
         group = order[starts[number] : starts[number + 1]]
@@ -292,8 +297,8 @@ def _step_waves(
     return len(starts) - 1, 0
 
 
-@njit(error_model="numpy")
-def _score_rows(
+@cached_njit(error_model="numpy")
+def score_rows(
     heads: np.ndarray,
     floats: np.ndarray,
     x: np.ndarray,
@@ -308,6 +313,7 @@ def _score_rows(
     expected: np.ndarray,
     residuals: np.ndarray,
 ) -> None:
+    """Score one event of each of N rows; the results of event i belong to row i."""
     width, size = len(floats) // len(heads), len(x) // len(heads)
     for start in range(0, len(heads), LANES):
         count = min(LANES, len(heads) - start)
@@ -327,39 +333,3 @@ def _score_rows(
         parts[place:end] = scratch.part[: count * size]
         expected[place:end] = scratch.expected[: count * size]
         residuals[2 * place : 2 * end] = scratch.residuals[: 2 * count * size]
-
-
-def _entries(version: int) -> tuple[Any, Any]:
-    """The two ways in from Python; what numba keeps of them on disk goes by `version`."""
-
-    @njit(cache=True)
-    @no_type_check
-    def step_waves(
-        first, starts, order, heads, floats, events, clocks, policy, rules, network, scratch,
-        lanes, results,
-    ):  # fmt: skip
-        _ = version
-        return _step_waves(
-            first, starts, order, heads, floats, events, clocks, policy, rules, network, scratch,
-            lanes, results,
-        )  # fmt: skip
-
-    @njit(cache=True)
-    @no_type_check
-    def score_rows(
-        heads, floats, x, event_time_us, learn, network, scratch, lanes, results, change, parts,
-        expected, residuals,
-    ):  # fmt: skip
-        _ = version
-        _score_rows(
-            heads, floats, x, event_time_us, learn, network, scratch, lanes, results, change,
-            parts, expected, residuals,
-        )  # fmt: skip
-
-    return step_waves, score_rows
-
-
-#: `step_waves` scores groups from `first` on and returns where it stopped, and why: behind a
-#: group of as many lanes with something to tell, or with 0 lanes before one with an entity that
-#: must forget first, or at the end. `score_rows` scores one event of each of N rows.
-step_waves, score_rows = _entries(sources(inspect.getsource(sys.modules[__name__])))
