@@ -53,7 +53,7 @@ NAMES = [
 GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
-from streamgauge.models.events.json_scanner import _Limits, scan
+from streamgauge.models.events.json_scanner import scan
 from test_json_scan import BROKEN, NASTY, NUMBERS, PLAIN, TIME
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -61,13 +61,12 @@ memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
 start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 assert libc.mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
 page = np.frombuffer(memory, np.uint8, mmap.PAGESIZE)
-limits = _Limits(2_000, 256, 0, 1 << 62, 1 << 60)
 
 def read(message):
     text = page[len(page) - len(message):]
     text[:] = np.frombuffer(message, np.uint8)
-    found = scan(text, np.array([len(text)]), np.array([TIME]), np.empty(3, np.float32), limits)
-    return len(found[0])
+    scanned = scan(text, np.array([len(text)]), np.array([TIME]), np.empty(3, np.float32), 2_000)
+    return len(scanned[0])
 
 spaced = PLAIN.replace(b":", b" :").replace(b",", b", ") + b" "
 endings = [b"%c" % byte for byte in NASTY] + [b"0", b"null", b'"entity_id"', b'"event_time_us"']
@@ -201,10 +200,10 @@ def test_numbers_are_the_float32_of_the_nearest_double():
         texts.append(f"{'-' if mantissa % 2 else ''}{written}e{power}")
     payload = b'{"entity_id":"a","event_time_us":%d,"features":[%b]}'
     messages = [Message(i, TIME, payload % (TIME, t.encode())) for i, t in enumerate(texts)]
-    found = read_plain(messages, ONE)
-    assert len(found.place) > 190_000
-    expected = np.array([float(texts[i]) for i in found.place]).astype(np.float32)
-    assert found.features[:, 0].tobytes() == expected.tobytes()
+    scanned = read_plain(messages, ONE)
+    assert len(scanned.message_index) > 190_000
+    expected = np.array([float(texts[i]) for i in scanned.message_index]).astype(np.float32)
+    assert scanned.features[:, 0].tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -285,6 +284,6 @@ def test_numbers_beside_the_middle_of_two_float32_go_the_right_way():
     payload = b'{"entity_id":"a","event_time_us":%d,"features":[%b]}'
     messages = [Message(i, TIME, payload % (TIME, t.encode())) for i, t in enumerate(texts)]
     [columns], _ = JsonEvents(ONE).decode(messages)
-    assert len(read_plain(messages, ONE).place) > 30_000
+    assert len(read_plain(messages, ONE).message_index) > 30_000
     expected = np.array([float(text) for text in texts]).astype(np.float32)
     assert columns.features[:, 0].tobytes() == expected.tobytes()
