@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import EventError
 from streamgauge.models.events.validation import (
@@ -148,7 +149,7 @@ class ArrowEvents:
         )
         return columns.where(~bad), refused
 
-    def _read(self, alike: list[_Stream]) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    def _read(self, alike: list[_Stream]) -> tuple[pa.Array, NDArray[Any], NDArray[Any]]:
         """Return the columns of all batches: entity (N,), time (N,), features (N, F)."""
         try:
             batches = [batch for stream in alike for batch in stream.batches]
@@ -160,7 +161,7 @@ class ArrowEvents:
         time = _column(table, "event_time_us", BAD_TIME, is_type=pa.types.is_int64, wanted="int64")
         return entity, time.fill_null(-1).to_numpy(), self._feature_matrix(table)
 
-    def _feature_matrix(self, table: pa.Table) -> np.ndarray:
+    def _feature_matrix(self, table: pa.Table) -> NDArray[Any]:
         """Return (N, F) float32 from a list column `features`, or from one column per name."""
         if "features" in table.column_names:
             return self._from_list(table.column("features").combine_chunks())
@@ -178,7 +179,7 @@ class ArrowEvents:
                 matrix[:, self._rules.index[name]] = _numbers(table, name)
         return matrix
 
-    def _from_list(self, column: pa.Array) -> np.ndarray:
+    def _from_list(self, column: pa.Array) -> NDArray[Any]:
         size = self._rules.schema.size
         wanted = pa.list_(pa.float32(), size)
         if column.type != wanted or column.null_count:
@@ -186,20 +187,25 @@ class ArrowEvents:
                 BAD_FEATURES,
                 f"column features must be {wanted} without null; got {column.type}",
             )
-        values: np.ndarray = column.flatten().fill_null(np.nan).to_numpy()
+        values: NDArray[Any] = column.flatten().fill_null(np.nan).to_numpy()
         return values.reshape(-1, size)
 
     def _refused_rows(
-        self, entity: pa.Array, time_us: np.ndarray, features: np.ndarray, *, latest_us: np.ndarray
-    ) -> np.ndarray:
+        self,
+        entity: pa.Array,
+        time_us: NDArray[Any],
+        features: NDArray[Any],
+        *,
+        latest_us: NDArray[Any],
+    ) -> NDArray[Any]:
         """Find the rows that break a rule, (N,) bool."""
         size = pc.binary_length(entity).fill_null(0).to_numpy()
         good = has_entity_size(size) & is_event_time(time_us, latest_us)
-        refused: np.ndarray = ~good | self._rules.refused_values(features)
+        refused: NDArray[Any] = ~good | self._rules.refused_values(features)
         return refused
 
     def _row_error(
-        self, entity: pa.Scalar, time_us: np.int64, features: np.ndarray, *, timestamp_us: int
+        self, entity: pa.Scalar, time_us: np.int64, features: NDArray[Any], *, timestamp_us: int
     ) -> EventError:
         """Explain why `_refused_rows` refused this row, by the first rule that it breaks."""
         name = entity.as_py()
@@ -231,16 +237,16 @@ def _column(
     return column
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
+def _numbers(table: pa.Table, name: str) -> NDArray[Any]:
     """Return a column of numbers as float64, NaN where null."""
     column = table.column(name).combine_chunks()
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise EventError(BAD_FEATURES, f"column {name!r} must be a number; got {column.type}")
-    numbers: np.ndarray = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
+    numbers: NDArray[Any] = column.cast(pa.float64()).fill_null(np.nan).to_numpy()
     return numbers
 
 
-def _one_row(entity: pa.Scalar, time_us: np.int64, features: np.ndarray) -> bytes:
+def _one_row(entity: pa.Scalar, time_us: np.int64, features: NDArray[Any]) -> bytes:
     """Return an Arrow stream with a single event, so that a corrected row can be sent again."""
     values = pa.FixedSizeListArray.from_arrays(pa.array(features), len(features))
     batch = pa.record_batch(
@@ -250,4 +256,4 @@ def _one_row(entity: pa.Scalar, time_us: np.int64, features: np.ndarray) -> byte
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())

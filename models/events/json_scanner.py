@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numba import njit
+from numpy.typing import NDArray
 
 from streamgauge.models.events.validation import (
     EventRules,
@@ -61,10 +62,10 @@ class JsonColumns(NamedTuple):
     """Events of a run of messages; arrays are (N,), features (N, F)."""
 
     #: Indices of the messages in the run.
-    message_index: np.ndarray
-    event_time_us: np.ndarray
+    message_index: NDArray[Any]
+    event_time_us: NDArray[Any]
     entity_id: pa.Array
-    features: np.ndarray
+    features: NDArray[Any]
 
 
 def read_plain(run: Sequence[Message], rules: EventRules) -> JsonColumns | None:
@@ -99,7 +100,7 @@ def _read(run: Sequence[Message], rules: EventRules) -> JsonColumns | None:
     return JsonColumns(index, times, entities, features=used.reshape(len(index), -1))
 
 
-def _latest_us(run: Sequence[Message], rules: EventRules) -> np.ndarray | None:
+def _latest_us(run: Sequence[Message], rules: EventRules) -> NDArray[Any] | None:
     """Return the latest event time of each message, (N,) int64; None if one might overflow."""
     try:
         timestamps = np.array([message.timestamp_us for message in run], np.int64)
@@ -132,11 +133,12 @@ def _after(text: Address, at: int, end: int, sign: int) -> int:
     at = _skip_space(text, at, end)
     if at >= end or text[at] != sign:
         return NOT_PLAIN
-    return _skip_space(text, at + 1, end)
+    at = _skip_space(text, at + 1, end)
+    return at
 
 
 @njit
-def _is(text: Address, at: int, end: int, word: np.ndarray) -> bool:
+def _is(text: Address, at: int, end: int, word: NDArray[Any]) -> bool:
     if end - at < len(word):
         return False
     for i in range(len(word)):  # noqa: SIM110  numba compiles no generators
@@ -239,7 +241,8 @@ def _features(text: Address, at: int, end: int, features: Address, to: int, size
             at += len(NULL)
         else:
             at = _number(text, at, end, features, to + i)
-    return _after(text, at, end, ord("]"))
+    at = _after(text, at, end, ord("]"))
+    return at
 
 
 @njit
@@ -304,12 +307,12 @@ def _event(
 
 @cached_njit()
 def scan(
-    text: np.ndarray,
-    lengths: np.ndarray,
-    latest_us: np.ndarray,
-    features: np.ndarray,
+    text: NDArray[Any],
+    lengths: NDArray[Any],
+    latest_us: NDArray[Any],
+    features: NDArray[Any],
     bytes_max: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Read the messages in plain form among N that `text` holds one after another.
 
     Args:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import EventError
 from streamgauge.models.events.schema import Schema
@@ -82,15 +83,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class EventColumns:
     """Well-formed events of one or more messages; arrays are (N,)."""
 
-    offset: np.ndarray
+    offset: NDArray[Any]
     #: Index of the event in its message.
-    row: np.ndarray
-    event_time_us: np.ndarray
+    row: NDArray[Any]
+    event_time_us: NDArray[Any]
     entity_id: pa.Array
     #: (N, F) float32.
-    features: np.ndarray
+    features: NDArray[Any]
 
-    def where(self, mask: np.ndarray) -> EventColumns:
+    def where(self, mask: NDArray[Any]) -> EventColumns:
         """Select the events for which `mask` (N,) bool is true."""
         if mask.all():
             return self
@@ -131,7 +132,7 @@ class EventRules:
         """Return the latest event time that a message with this Kafka timestamp may hold."""
         return timestamp_us + self.ahead_us
 
-    def refused_values(self, features: np.ndarray) -> np.ndarray:
+    def refused_values(self, features: NDArray[Any]) -> NDArray[Any]:
         """Find the events whose feature values break a rule.
 
         A value must be finite in float32. Under the policy "refuse" none may be missing; under
@@ -144,14 +145,14 @@ class EventRules:
             (N,) bool, True where the event is refused.
         """
         missing = np.isnan(features)
-        refused = np.isinf(features).any(axis=1)
+        refused: NDArray[Any] = np.isinf(features).any(axis=1)
         if self.schema.missing == "refuse":
             refused |= missing.any(axis=1)
         else:
             refused |= missing.all(axis=1)
         return refused
 
-    def value_error(self, features: np.ndarray) -> EventError:
+    def value_error(self, features: NDArray[Any]) -> EventError:
         """Explain why `refused_values` refused an event with these features (F,)."""
         names = self.schema.names
         huge = np.flatnonzero(np.isinf(features))

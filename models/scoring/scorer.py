@@ -27,7 +27,12 @@ from streamgauge.models.alerts.transition import EventScore, TransitionBuilder
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import ERASURE, Block
 from streamgauge.models.blocks.event_clock import PartitionClock
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.scoring.waves import (
     LATE_ASIDE,
@@ -45,10 +50,7 @@ from streamgauge.models.state.entity_row import floats, heads
 from streamgauge.models.state.entity_table import EntityTable, Layout
 
 LATE_POLICIES = ("score", "set_aside")
-
-# Reasons for setting an event aside, constant because dead letters carry them.
-LATE = "late_event"
-TOO_MANY_ENTITIES = "too_many_entities"
+LATE = LATE_EVENT
 
 
 @dataclass(frozen=True, slots=True)

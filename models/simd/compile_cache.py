@@ -17,9 +17,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba import njit
@@ -35,22 +36,24 @@ COMPILED_ROOMS = ("alerts", "blocks", "drift", "events", "kernel", "scoring", "s
 #: Builds kept in one cache; the oldest are removed when another one is added.
 BUILDS_MAX = 8
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+
+def cached_njit(**options: Any) -> Callable[[_Function], _Function]:
     """Decorate a function like `numba.njit(**options)`, and keep its machine code on disk.
 
     Use it where Python calls compiled code. Functions called only from compiled code need
     `njit` alone, because they become part of their callers.
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(**options)(function)
+    def decorate(function: _Function) -> _Function:
+        dispatcher: Any = njit(**options)(function)
         if build_folder() is not None and hasattr(dispatcher, "enable_caching"):
-            try:
+            # numba may be unable to cache a function; it is compiled all the same.
+            with suppress(OSError, RuntimeError):
                 dispatcher._cache = _TolerantCache(function)
-            except (OSError, RuntimeError):  # numba cannot cache this one; it compiles it anyway
-                return dispatcher
-        return dispatcher
+        compiled: _Function = dispatcher
+        return compiled
 
     return decorate
 
@@ -134,7 +137,7 @@ def _remove_old_builds(parent: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Locator(UserProvidedCacheLocator):  # type: ignore[misc]
+class _Locator(UserProvidedCacheLocator):
     """Places the entries of one module in the folder of this build."""
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
@@ -146,13 +149,13 @@ class _Locator(UserProvidedCacheLocator):  # type: ignore[misc]
         return cls(function, path)
 
 
-class _Entries(CompileResultCacheImpl):  # type: ignore[misc]
+class _Entries(CompileResultCacheImpl):
     """Compiled functions, in the folder of this build."""
 
     _locator_classes = (_Locator,)
 
 
-class _TolerantCache(FunctionCache):  # type: ignore[misc]
+class _TolerantCache(FunctionCache):
     """A cache in which an entry that cannot be read or written counts as absent."""
 
     _impl_class = _Entries

@@ -19,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from streamgauge.models.simd.vectors import FLOATS, WIDTH, address_of, everywhere, fused
 
@@ -31,7 +32,7 @@ _INT = ir.IntType(64)
 _ZERO = ir.Constant(FLOATS, [0.0] * WIDTH)
 
 
-def pack(matrix: np.ndarray) -> np.ndarray:
+def pack(matrix: NDArray[Any]) -> NDArray[Any]:
     """Lay out a matrix (M, K) for `product`: (ceil(M / COLUMNS), K, COLUMNS), zeros behind."""
     count, depth = matrix.shape
     blocks = -(-count // COLUMNS)
@@ -42,7 +43,7 @@ def pack(matrix: np.ndarray) -> np.ndarray:
 
 @njit
 def product(
-    packed: np.ndarray, events: np.ndarray, starts: np.ndarray, count: int, out: np.ndarray
+    packed: NDArray[Any], events: NDArray[Any], starts: NDArray[Any], count: int, out: NDArray[Any]
 ) -> None:
     """Multiply a packed matrix (M, K + 1), biases last, by `count` events.
 

@@ -32,6 +32,7 @@ from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.jobs import broker, preflight
 from streamgauge.transforms.kafka.client import MissingOffsetError, PartitionReader, partition_count
+from streamgauge.transforms.messages.scores import MODEL_HEADER, TOPIC_HEADER
 from streamgauge.transforms.sources.live import Source
 from streamgauge.transforms.sources.replay import Range, read_range
 
@@ -112,7 +113,7 @@ def _read_scores(
     """
     if not log.exists:
         raise ConfigError(f"scores.topic: topic {log.topic!r} must exist; it does not")
-    about = {"streamgauge_topic": config.input.topic, "streamgauge_model": artifact.digest}
+    about = {TOPIC_HEADER: config.input.topic, MODEL_HEADER: artifact.digest}
     found = ScoreLog(log, sample, about, config.scoring.shards, config.input.routing)
     with progress(f"reading {log.topic}", log.messages_left(), narrate, "messages") as advance:
         found.read(advance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamgauge.models.blocks.block import Block
+from streamgauge.models.blocks.scored_block import LATE_EVENT, TOO_MANY_ENTITIES
 from streamgauge.models.events.decoder import DeadLetter
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 
@@ -43,9 +44,9 @@ def _message(topic: str, letter: DeadLetter) -> Outgoing:
 def set_aside(block: Block, reason: str) -> list[DeadLetter]:
     """Letters for well-formed events that a policy kept from being scored."""
     details = {
-        "late_event": "event_time_us lies before the entity's last event and scoring.late is "
+        LATE_EVENT: "event_time_us lies before the entity's last event and scoring.late is "
         "set_aside",
-        "too_many_entities": "the shard holds scoring.entities_per_shard_max entities",
+        TOO_MANY_ENTITIES: "the shard holds scoring.entities_per_shard_max entities",
     }
     columns = zip(
         block.offset.tolist(), block.row.tolist(), block.entity_id.to_pylist(), strict=True

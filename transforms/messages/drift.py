@@ -23,8 +23,8 @@ def encode_drift_report(topic: str, artifact: Artifact, window: WindowReport) ->
         artifact.drift_reference,
         artifact.schema.names,
         window.counts,
-        window.loss_sum / LOSS_SCALE,
-        window.events,
+        loss_sum=window.loss_sum / LOSS_SCALE,
+        events=window.events,
     )
     partition, offset = window.first
     report_id = (

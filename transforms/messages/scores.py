@@ -16,6 +16,9 @@ from streamgauge.models.alerts.policy import VERDICTS
 from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 
+#: Headers of a message: the topic of the events, and the digest of the model.
+TOPIC_HEADER, MODEL_HEADER = "streamgauge_topic", "streamgauge_model"
+
 SCHEMA = pa.schema(
     [
         ("entity_id", pa.string()),
@@ -36,7 +39,7 @@ _JSON = msgspec.json.Encoder()
 def encode_scores(topic: str, digest: str, scored: ScoredBlock, form: str) -> Iterator[bytes]:
     """Messages with the scores of a block; `form` is "arrow" or "json"."""
     batch = score_batch(scored)
-    about = [("streamgauge_topic", topic.encode()), ("streamgauge_model", digest.encode())]
+    about = [(TOPIC_HEADER, topic.encode()), (MODEL_HEADER, digest.encode())]
     newest_ms = int(scored.block.event_time_us.max()) // 1000
     if form == "arrow":
         sink = pa.BufferOutputStream()
