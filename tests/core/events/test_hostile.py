@@ -260,7 +260,7 @@ def hostile_block(kind: str, events: int = 600, seed: int = 0) -> Block:
     return block
 
 
-def test_a_clock_a_day_ahead_and_a_year_behind_touches_only_its_own_entity(
+def test_a_wrong_clock_affects_only_the_entity_that_has_it(
     artifact: Artifact,
 ) -> None:
     policy = ScoringPolicy(late="set_aside", entity_ttl_s=3_600)

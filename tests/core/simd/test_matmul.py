@@ -32,7 +32,7 @@ def test_it_is_a_matrix_product_with_biases(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(products(matrix, events, LANES), expected, rtol=0, atol=1e-4)
 
 
-def test_a_sum_is_rounded_once_per_input_from_first_to_last_and_the_bias_comes_behind() -> None:
+def test_a_sum_is_rounded_once_per_input_from_first_to_last_and_the_bias_comes_last() -> None:
     t = 2.0**-12  # (1 + t)^2 = 1 + 2t + t^2, whose last term is lost where it is rounded
     matrix = np.array([[-(1 + 2 * t), 1 + t, 0]], np.float32)
     events = np.tile(np.array([1, 1 + t], np.float32), (LANES, 1))

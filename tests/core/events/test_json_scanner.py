@@ -1,4 +1,4 @@
-"""The compiled reader says of every message what msgspec says of it, or nothing."""
+"""The compiled scanner decodes a message as msgspec does, or reports that it is not plain."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
 from streamgauge.models.events.json_scanner import scan
-from test_json_scan import BROKEN, NASTY, NUMBERS, PLAIN, TIME
+from test_json_scanner import BROKEN, NASTY, NUMBERS, PLAIN, TIME
 
 libc = ctypes.CDLL(None, use_errno=True)
 memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
@@ -143,7 +143,7 @@ def is_plain(payload, rules=RULES, timestamp_us=TIME):
 @example([])
 @example([b""])
 @example([b"", PLAIN, b"", PLAIN])
-def test_both_ways_tell_the_same(given_payloads):
+def test_both_ways_give_the_same(given_payloads):
     same(given_payloads)
 
 
@@ -224,7 +224,7 @@ def test_what_senders_write_is_plain(payload):
     same([payload])
 
 
-def test_nothing_is_read_behind_the_last_byte():
+def test_nothing_is_read_after_the_last_byte():
     """The bytes end where a page does, and the next one may not be read."""
     here = Path(__file__).parent
     told = subprocess.run(
@@ -261,7 +261,7 @@ def test_any_limit_on_the_future_is_read_alike(future_s_max):
         same([PLAIN], rules, timestamp_us)
 
 
-def test_a_long_run_is_read_alike_wherever_its_plain_messages_lie():
+def test_a_long_run_is_read_alike_wherever_its_plain_messages_are():
     other = PLAIN.replace(b"1.5", b"0.12345678901234567").replace(b"host-1", "h\u00e9".encode())
     broken = PLAIN[:-1]
     for first, then in ((other, PLAIN), (PLAIN, other), (broken, PLAIN), (PLAIN, broken)):
