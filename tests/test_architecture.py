@@ -5,6 +5,7 @@ import builtins
 import graphlib
 import importlib.metadata
 import re
+import tomllib
 from functools import cache
 
 import pytest
@@ -271,6 +272,13 @@ def test_no_other_distribution_owns_our_package_name():
     assert not [name for name in PACKAGES if "streamgauge" in owners.get(name, [])]
 
 
+def test_doctests_of_all_packages_are_collected():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "src/streamgauge" in options["testpaths"]
+    assert "--doctest-modules" in options["addopts"]
+    assert {path.name for path in (ROOT / "src/streamgauge").iterdir()} >= set(PACKAGES)
+
+
 def test_tests_are_no_package():
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
@@ -278,17 +286,20 @@ def test_tests_are_no_package():
 # Compiled code
 
 
+def name_called(node):
+    target = node.func if isinstance(node, ast.Call) else node
+    return target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+
+
 def decorators(function):
-    for node in function.decorator_list:
-        target = node.func if isinstance(node, ast.Call) else node
-        yield target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+    return {name_called(node) for node in function.decorator_list}
 
 
 def compiled_functions(path):
     return [
         node
         for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.FunctionDef) and COMPILERS & set(decorators(node))
+        if isinstance(node, ast.FunctionDef) and COMPILERS & decorators(node)
     ]
 
 
@@ -378,7 +389,7 @@ def test_compiled_code_takes_names_from_hashed_files_only():
 def test_machine_code_is_kept_by_our_cache_alone():
     for path in all_modules():
         for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.Call):
+            if isinstance(node, ast.Call) and name_called(node) in COMPILERS:
                 assert "cache" not in {word.arg for word in node.keywords}, (
                     f"{name_of(path)}:{node.lineno}: use cached_njit"
                 )

@@ -71,9 +71,9 @@ def build_key(models: Path = MODELS) -> str:
 
 @cache
 def build_folder() -> Path | None:
-    """Return the folder for machine code of this build; None if no folder can be written.
+    """Return the folder for machine code of this build; None if there is no usable folder.
 
-    The first that can be written of: `streamgauge/` in numba's `NUMBA_CACHE_DIR`,
+    It is in the first usable one of: `streamgauge/` in numba's `NUMBA_CACHE_DIR`,
     `streamgauge/compiled/` in the user's cache folder, and a folder of this user in the
     system's temporary folder.
     """
@@ -82,7 +82,7 @@ def build_folder() -> Path | None:
     except OSError:  # the sources cannot be read, so nothing can vouch for an entry
         return None
     for parent in (_configured(), _user_cache(), _temporary()):
-        if parent is not None and _is_writable(parent / key):
+        if parent is not None and _is_usable(parent / key):
             _remove_old_builds(parent)
             return parent / key
     return None
@@ -114,13 +114,21 @@ def _temporary() -> Path | None:
     return folder if is_private and not folder.is_symlink() else None
 
 
-def _is_writable(folder: Path) -> bool:
+def _is_usable(folder: Path) -> bool:
+    """Whether entries can be written to a folder, or were there before it became read-only."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
-        return False
+        return _has_entries(folder)
     return True
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except OSError:  # there is no such folder, or it cannot be read
+        return False
 
 
 def _remove_old_builds(parent: Path) -> None:

@@ -154,6 +154,16 @@ def test_a_link_in_the_temporary_folder_is_not_followed(tmp_path, monkeypatch):
     assert compile_cache._temporary() is None
 
 
+def test_a_read_only_folder_is_used_if_it_holds_entries(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise PermissionError(options["dir"])
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert not compile_cache._is_usable(tmp_path)
+    (tmp_path / "entry").touch()
+    assert compile_cache._is_usable(tmp_path)
+
+
 def test_old_builds_are_removed_and_other_folders_stay(tmp_path):
     for number in range(compile_cache.BUILDS_MAX + 2):
         folder = tmp_path / f"{number:016x}"
