@@ -69,9 +69,18 @@ class DriftWindows:
         A window is complete one window length after its end, by the latest event time that this
         shard has seen. If more than `WINDOWS_MAX` are open, the oldest are reported early.
         """
-        block = scored.block
-        if not len(block):
+        if not len(scored.block):
             return []
+        self._count(scored)
+        self._clock_us = max(self._clock_us, int(scored.block.event_time_us.max()))
+        oldest = self._clock_us // self._window_us - 1
+        done = [number for number in sorted(self._open) if number < oldest]
+        done += sorted(set(self._open) - set(done))[: len(self._open) - len(done) - WINDOWS_MAX]
+        return [self._report(number) for number in done]
+
+    def _count(self, scored: ScoredBlock) -> None:
+        """Add the events of a block to their windows."""
+        block = scored.block
         window = block.event_time_us // self._window_us
         loss = np.clip(np.nan_to_num(scored.loss), -LOSS_MAX, LOSS_MAX)
         fixed = np.rint(loss.astype(np.float64) * LOSS_SCALE).astype(np.int64)
@@ -85,11 +94,6 @@ class DriftWindows:
             counted.counts += self._reference.count(block.features[events], scored.score[events])
             counted.loss_sum += int(fixed[events].sum())
             counted.events += len(events)
-        self._clock_us = max(self._clock_us, int(block.event_time_us.max()))
-        oldest = self._clock_us // self._window_us - 1
-        done = [number for number in sorted(self._open) if number < oldest]
-        done += sorted(set(self._open) - set(done))[: len(self._open) - len(done) - WINDOWS_MAX]
-        return [self._report(number) for number in done]
 
     def flush(self) -> list[WindowReport]:
         """Report all open windows; their later events are reported as another part."""

@@ -1,4 +1,4 @@
-"""The block on the wire."""
+"""The wire format of blocks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Cutting into shards and linking the pieces."""
+"""Dividing blocks among shards, and the chain of their sub-blocks."""
 
 from dataclasses import replace
 

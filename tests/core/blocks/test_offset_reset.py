@@ -39,7 +39,7 @@ def offsets_of(outcomes):
 
 
 def after_a_reset(first, count=10, previous_end=JUMPED - 40, partition=0):
-    """Without a link of its own the first block behind a jump from offset 40."""
+    """The first block after an offset reset at offset 40."""
     block = make_block(["a", "b"] * (count // 2), first, previous_end, partition)
     return replace(block, offset_resets=1)
 
@@ -53,7 +53,7 @@ def test_every_shard_receives_a_reset_with_the_end_before_it_and_state_holds_it(
     assert (again.next_offset, again.offset_resets) == (700, 2)
     block = replace(make_block(["a"], first=700), offset_resets=again.offset_resets)
     pieces = dict(cut(block, again.ends, "entity"))
-    # Shards without events must hear of it, too.
+    # Shards without events receive it, too.
     links = [pieces[shard].previous_end for shard in (0, 1, 2)]
     assert links == [JUMPED - 100, JUMPED - 80, NOTHING_BEFORE]
     assert {piece.offset_resets for piece in pieces.values()} == {2}

@@ -1,4 +1,4 @@
-"""Drift counts per window: they add up exactly, whatever the order and the parts."""
+"""Drift statistics per window add up exactly, in any order and from any parts."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def artifact(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scored(artifact):
-    """Ten hours of one entity's events, scored in blocks of half an hour."""
+    """Ten hours of events of one entity, scored in blocks of half an hour."""
     scorer = Scorer(artifact, ScoringPolicy(), AlertPolicy())
     table = EntityTable(scorer.layout)
     return [scorer.step(table, make_block(["a"] * 30, first=i)) for i in range(0, 600, 30)]

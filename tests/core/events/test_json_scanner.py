@@ -88,7 +88,7 @@ mostly = st.integers(0, 9)
 
 @st.composite
 def payloads(draw):
-    """A message that is plain, or off in one or more places."""
+    """A plain message, or one with one or more deviations."""
 
     def of(good, bad, odds=1):
         return draw(st.sampled_from(bad if draw(mostly) < odds else good))
@@ -225,7 +225,7 @@ def test_what_senders_write_is_plain(payload):
 
 
 def test_nothing_is_read_after_the_last_byte():
-    """The bytes end where a page does, and the next one may not be read."""
+    """The bytes end at the end of a page, and reading the next page is a fault."""
     here = Path(__file__).parent
     told = subprocess.run(
         [sys.executable, "-c", GUARDED],
@@ -269,7 +269,7 @@ def test_a_long_run_is_read_alike_wherever_its_plain_messages_are():
 
 
 def test_numbers_beside_the_middle_of_two_float32_go_the_right_way():
-    """There alone a double that is off by its last bit shows in float32."""
+    """Only there, an error in the last bit of a double changes the float32."""
     rng = np.random.default_rng(6)
     texts = ["1"]  # a long run is read if its beginning has something plain
     for exponent in range(-25, 26):

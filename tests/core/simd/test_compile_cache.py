@@ -1,4 +1,4 @@
-"""The cache of machine code: a new key for every change, and never a reason not to start."""
+"""The cache of machine code: every change gives a new key, and no fault prevents a start."""
 
 import os
 import pickle
@@ -46,7 +46,7 @@ def run(code=RUN, **environment):
 
 @pytest.fixture
 def no_folder(tmp_path):
-    """A path under which nothing can be created, by root neither."""
+    """A path under which nothing can be created, not even by root."""
     (tmp_path / "file").touch()
     return str(tmp_path / "file" / "folder")
 
@@ -100,7 +100,7 @@ def test_without_any_folder_functions_are_compiled_in_the_process(no_folder):
 
 
 def index_of_renamed_class(folder):
-    """The index that numba writes, with a signature of a class that is no longer there."""
+    """The index that numba writes, with the signature of a class that no longer exists."""
     [index] = folder.rglob("reference._count*.nbi")
     missing = b"cstreamgauge.models.scoring.waves\nRenamedSince\n."
     index.write_bytes(pickle.dumps(numba.__version__) + missing)

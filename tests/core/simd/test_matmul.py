@@ -1,4 +1,4 @@
-"""A product's bits follow from its own row and event alone."""
+"""The bits of a product depend on its row of the matrix and its event alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHAPES = [(1, 1), (COLUMNS, 7), (COLUMNS + 1, 38), (268, 64)]
 
 
 def products(matrix: np.ndarray, events: np.ndarray, count: int) -> np.ndarray:
-    """What `product` makes of `count` events (LANES, K), which lie backwards in memory."""
+    """The result of `product` for `count` events (LANES, K), stored in reverse order."""
     packed, (lanes, depth) = pack(matrix), events.shape
     out = np.zeros((lanes, packed.shape[0] * COLUMNS), np.float32)
     starts = np.arange(lanes)[::-1] * depth

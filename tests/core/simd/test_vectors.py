@@ -1,4 +1,4 @@
-"""Sixteen float32 at once come to what numpy makes of each, bit by bit."""
+"""Operations on sixteen float32 give the bits that NumPy gives for each."""
 
 from __future__ import annotations
 
