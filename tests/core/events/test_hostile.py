@@ -95,23 +95,28 @@ def assert_finite(scored: Iterable[ScoredBlock], table: EntityTable) -> None:
     for one in scored:
         for column in (one.score, one.rarity_1_in_n, one.loss):
             assert np.isfinite(column).all()
-        for told in one.transitions:
-            numbers = [told.score, told.rarity_1_in_n, told.threshold, told.peak]
-            numbers += [x for _, value, expected, share in told.features
+        for transition in one.transitions:
+            numbers = [
+                transition.score,
+                transition.rarity_1_in_n,
+                transition.threshold,
+                transition.peak,
+            ]
+            numbers += [x for _, value, expected, share in transition.features
                         for x in (value or 0.0, expected, share)]  # fmt: skip
-            assert np.isfinite(numbers).all(), told
+            assert np.isfinite(numbers).all(), transition
     for name in table.layout.dtype.names:
         assert np.isfinite(table.rows[name][: len(table)]).all(), name
 
 
 def bits_of(scored: Iterable[ScoredBlock], name: str) -> list[tuple[bytes, ...]]:
     """All results for an entity, as bytes."""
-    said = []
+    results = []
     for one in scored:
         mine = np.array([entity == name for entity in one.block.entity_id.to_pylist()], bool)
         columns = (one.score, one.rarity_1_in_n, one.verdict, one.loss)
-        said.append(tuple(column[mine].tobytes() for column in columns))
-    return said
+        results.append(tuple(column[mine].tobytes() for column in columns))
+    return results
 
 
 @pytest.mark.parametrize("literal", LITERALS)
