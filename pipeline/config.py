@@ -19,9 +19,8 @@ import yaml
 
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.events.validation import DecodeLimits
-from streamgauge.models.scoring.scorer import ScoringPolicy
-from streamgauge.models.scoring.shard import DAMAGE_POLICIES
+from streamgauge.models.events.limits import DecodeLimits
+from streamgauge.models.scoring.policy import DAMAGE_POLICIES, ScoringPolicy
 
 #: librdkafka properties that are secrets; job graphs are visible in runners' web pages.
 SECRET_PROPERTIES = ("sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem")

@@ -19,7 +19,7 @@ import apache_beam as beam
 
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.shard import ShardPolicy
+from streamgauge.models.scoring.policy import ShardPolicy
 from streamgauge.models.state.snapshot_file import StateIdentity
 from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.transforms.kafka.client import KafkaAccess

@@ -36,7 +36,7 @@ from streamgauge.models.forecast.linear import Linear
 from streamgauge.models.forecast.normaliser import NormaliserSpec, Priors
 from streamgauge.models.forecast.self_test import self_test
 from streamgauge.models.forecast.spec import ForecasterSpec
-from streamgauge.models.state.entity_row import TERMS
+from streamgauge.models.state.entity_row import RESIDUALS
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -214,8 +214,8 @@ def _forecaster(
         "prior.std_floor": (1 + entities, f),
         "prior.entity_mean": (entities, f),
         "prior.entity_var": (entities, f),
-        "prior.scale": (TERMS, f),
-        "prior.entity_scale": (entities, TERMS, f),
+        "prior.scale": (RESIDUALS, f),
+        "prior.entity_scale": (entities, RESIDUALS, f),
         "prior.score": (1,),
         "linear.pooled": (spec.lags, f),
         "linear.entity": (entities, spec.lags, f),
@@ -240,7 +240,7 @@ def _forecaster(
         float(statistics["prior.score"][0]),
     )
     linear = Linear(statistics["linear.pooled"], statistics["linear.entity"])
-    return Forecaster(schema, spec, weights, linear, priors, scores)
+    return Forecaster(schema, spec, weights, linear=linear, priors=priors, score_priors=scores)
 
 
 def _prove(directory: Path, forecaster: Forecaster, expected: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamgauge.models.errors import EventError
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Schema
 
 EVENT_TIME_US_MIN = 946_684_800_000_000  # 2000-01-01: seconds and milliseconds fall below
@@ -28,20 +29,6 @@ BAD_TIME = "bad_event_time"
 FUTURE_TIME = "future_event_time"
 BAD_FEATURES = "bad_features"
 MISSING_VALUE = "missing_value"
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLimits:
-    """Bounds on what a sender may send."""
-
-    #: Largest message, bytes.
-    message_bytes_max: int = 8_388_608
-    #: Most events in one Arrow message.
-    events_per_message_max: int = 65_536
-    #: An event may be this far ahead of its message's Kafka timestamp, seconds.
-    future_s_max: int = 300
-    #: Longest piece of a payload kept in a dead letter, bytes.
-    dead_letter_bytes_max: int = 1_024
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -92,7 +92,7 @@ def encode_snapshot(snapshot: ShardSnapshot, origin: StateIdentity) -> bytes:
         table.layout.digest,
         snapshot.shard,
         len(table),
-        {p: (reach.began, reach.end, reach.offset_resets) for p, reach in epoch.reached.items()},
+        {p: (at.first_offset, at.end_offset, at.offset_resets) for p, at in epoch.reached.items()},
         {p: (clock.now_us, clock.latest_us, clock.latest) for p, clock in table.clocks.items()},
         dataclasses.asdict(epoch.counts),
         _text(epoch.policies),

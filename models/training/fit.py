@@ -26,7 +26,7 @@ from streamgauge.models.forecast.linear import Linear
 from streamgauge.models.forecast.normaliser import Priors, fit_priors
 from streamgauge.models.forecast.spec import ForecasterSpec
 from streamgauge.models.kernel.step import SCALE_MIN
-from streamgauge.models.state.entity_row import TERMS
+from streamgauge.models.state.entity_row import RESIDUALS
 from streamgauge.models.training.offline import (
     ROWS,
     SeriesScores,
@@ -120,10 +120,12 @@ def build(
     """The forecaster of trained weights, with residual scales measured on the trained part."""
     entities, f = len(prepared.priors.entity_ids), prepared.schema.size
     ones = ScorePriors(
-        np.ones((TERMS, f), np.float32), np.ones((entities, TERMS, f), np.float32), score=1.0
+        np.ones((RESIDUALS, f), np.float32),
+        np.ones((entities, RESIDUALS, f), np.float32),
+        score=1.0,
     )
-    unscaled = Forecaster(prepared.schema, spec, network, prepared.linear, prepared.priors, ones)
-    sums, events = np.zeros((entities, TERMS, f)), np.zeros(entities)
+    unscaled = _forecaster(prepared, spec, network, ones)
+    sums, events = np.zeros((entities, RESIDUALS, f)), np.zeros(entities)
 
     def add(first: int, live: np.ndarray, residuals: np.ndarray) -> None:
         at = first + np.flatnonzero(live)
@@ -133,7 +135,23 @@ def build(
     score_series(unscaled, _parts(prepared, held_out=False)[:entities], learn=False, watch=add)
     scale = np.maximum(sums / events[:, None, None], SCALE_MIN).astype(np.float32)
     scores = ScorePriors(scale.mean(axis=0), scale, score=1.0)
-    return Forecaster(prepared.schema, spec, network, prepared.linear, prepared.priors, scores)
+    return _forecaster(prepared, spec, network, scores)
+
+
+def _forecaster(
+    prepared: Prepared,
+    spec: ForecasterSpec,
+    network: Mapping[str, np.ndarray],
+    scores: ScorePriors,
+) -> Forecaster:
+    return Forecaster(
+        prepared.schema,
+        spec,
+        network,
+        linear=prepared.linear,
+        priors=prepared.priors,
+        score_priors=scores,
+    )
 
 
 def rebuild_on_all(prepared: Prepared, forecaster: Forecaster) -> Forecaster:
@@ -151,8 +169,14 @@ def rebuild_on_all(prepared: Prepared, forecaster: Forecaster) -> Forecaster:
 
 def with_scores(forecaster: Forecaster, scores: ScorePriors) -> Forecaster:
     """The same forecaster with other score priors."""
-    parts = (forecaster.weights, forecaster.linear, forecaster.priors, scores)
-    return Forecaster(forecaster.schema, forecaster.spec, *parts)
+    return Forecaster(
+        forecaster.schema,
+        forecaster.spec,
+        forecaster.weights,
+        linear=forecaster.linear,
+        priors=forecaster.priors,
+        score_priors=scores,
+    )
 
 
 def calibrate(

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import WARMING
 from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.blocks.scored_block import WARMING
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.audit.report import (

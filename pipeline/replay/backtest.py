@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from streamgauge.models.alerts.policy import CALM_EVENTS
+from streamgauge.models.alerts.decision import CALM_EVENTS
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph

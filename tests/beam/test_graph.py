@@ -13,7 +13,8 @@ from fixtures.blocks import START_US, STEP_US
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.events.series import Series
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import from_dict

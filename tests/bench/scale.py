@@ -28,7 +28,8 @@ from streamgauge.infra.flink_rest import FlinkRest
 from streamgauge.infra.local import cluster
 from streamgauge.infra.processes.process import wait_until
 from streamgauge.models.artifacts import artifact as artifacts
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.pipeline.config import Alerts
 
 ARROW = BY_NAME["streamgauge, Arrow"]
