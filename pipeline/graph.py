@@ -19,7 +19,6 @@ import apache_beam as beam
 
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.policy import ShardPolicy
 from streamgauge.models.state.snapshot_file import StateIdentity
 from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.transforms.kafka.client import KafkaAccess
@@ -145,9 +144,9 @@ def scoring(
         ScoringSpec(
             ArtifactRef(config.artifact, artifact.digest),
             state,
-            config.scoring,
-            config.alerts,
-            ShardPolicy(config.scoring.held_blocks_max, on_damage=config.state.on_damage),
+            config.scoring.policy,
+            config.alerts.policy,
+            config.shard_policy,
             config.drift.window_s,
             config.scores.format if config.scores.topic else None,
             config.health.interval_s,

@@ -16,6 +16,9 @@ VERDICTS = ("warming", "normal", "anomalous")
 #: Why an alert closed: the entity is calm again, or its new level was accepted as the baseline.
 BACK_TO_NORMAL, NEW_NORMAL = "back_to_normal", "new_normal"
 
+#: Why an event was set aside; dead letters carry the reason.
+LATE_EVENT, TOO_MANY_ENTITIES = "late_event", "too_many_entities"
+
 
 class Transition(msgspec.Struct, frozen=True):
     """An alert that opened, was updated or closed at one event, with its explanation."""

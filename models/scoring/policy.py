@@ -12,6 +12,10 @@ from streamgauge.models.errors import ConfigError
 LATE_POLICIES = ("score", "set_aside")
 DAMAGE_POLICIES = ("fail", "reset")
 
+# Defaults that a configuration shares.
+HELD_BLOCKS_MAX = 64
+ON_DAMAGE = "fail"
+
 
 @dataclass(frozen=True, slots=True)
 class ScoringPolicy:
@@ -39,7 +43,7 @@ class ShardPolicy:
     """Bounds on what a shard holds, and what it does with damaged state."""
 
     #: Blocks held back after a gap before the gap is given up and counted.
-    held_blocks_max: int = 64
+    held_blocks_max: int = HELD_BLOCKS_MAX
     #: Tables that a worker caches; the least recently used one is rebuilt from state when needed.
     tables_max: int = 1_024
     #: A snapshot replaces the log when the blocks of the log are this many times as large as the
@@ -55,7 +59,7 @@ class ShardPolicy:
     #: segments if the worker stores blocks faster.
     slice_bytes_max: int = 8 << 20
     #: State that is damaged: "fail" the job, or "reset" the shard, whose entities warm up again.
-    on_damage: str = "fail"
+    on_damage: str = ON_DAMAGE
 
     def __post_init__(self) -> None:
         for name in ("held_blocks_max", "tables_max", "segment_bytes_max", "slice_bytes_max"):

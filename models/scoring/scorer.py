@@ -26,7 +26,12 @@ from streamgauge.models.alerts.transition import EventScore, TransitionBuilder
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import ERASURE, Block
 from streamgauge.models.blocks.event_clock import PartitionClock
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.kernel.buffers import EventGroup
 from streamgauge.models.scoring.policy import ScoringPolicy
 from streamgauge.models.scoring.waves import (
@@ -43,10 +48,6 @@ from streamgauge.models.scoring.waves import (
 )
 from streamgauge.models.state.entity_row import floats, heads
 from streamgauge.models.state.entity_table import EntityTable, Layout
-
-# Reasons for setting an event aside. Constant, because dead letters carry them.
-LATE_EVENT = "late_event"
-TOO_MANY_ENTITIES = "too_many_entities"
 
 
 class Scorer:

@@ -78,7 +78,12 @@ def audit(
                 "offset 0 any more; entities older than the log cannot be derived from it"
             )
         derived = Rescorer(
-            artifact, config.scoring, config.alerts, config.input.routing, found.scores, refused
+            artifact,
+            config.scoring,
+            config.alerts.policy,
+            config.input.routing,
+            found.scores,
+            refused,
         )
         _derive(config, derived, graph.source(config, artifact), ranges.values(), narrate)
         found.read_on()
@@ -128,7 +133,7 @@ def _read_scores(
 
 def _read_refused(config: Config, found: ScoreLog, narrate: Narrate) -> set[tuple[int, int, int]]:
     """Events of the sample that never reached the model because their shard was full."""
-    if not config.scoring.entities_per_shard_max:
+    if not config.scoring.policy.entities_per_shard_max:
         return set()
     log = TopicLog(graph.access(config), f"{config.name}-audit", config.dead_letters.topic)
     try:

@@ -17,10 +17,9 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streamgauge.models.blocks.chain import shard_of
-from streamgauge.models.blocks.scored_block import VERDICTS
+from streamgauge.models.blocks.scored_block import TOO_MANY_ENTITIES, VERDICTS
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.arrow_decoder import STREAM_MAGIC
-from streamgauge.models.scoring.scorer import TOO_MANY_ENTITIES
 from streamgauge.pipeline.console.progress import Advance
 from streamgauge.transforms.kafka.client import METADATA_S_MAX, KafkaAccess
 from streamgauge.transforms.messages.dead_letters import PREFIX

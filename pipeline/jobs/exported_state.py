@@ -79,7 +79,7 @@ class Found:
 
 def layout_of(config: Config, artifact: Artifact) -> Layout:
     """The rows of a job's tables."""
-    return Scorer(artifact, config.scoring, config.alerts).layout
+    return Scorer(artifact, config.scoring.policy, config.alerts.policy).layout
 
 
 def starting_offsets(config: Config, artifact: Artifact, folder: str) -> dict[int, int]:

@@ -221,9 +221,9 @@ def with_values(
 
 def facts(config: Config, artifact: Artifact) -> dict[str, str]:
     """What a reader of a report needs to know to run it again."""
-    policy = config.alerts
+    policy = config.alerts.policy
     cooldown, after = formatting.duration(int(policy.cooldown_s * 1e6)), policy.new_normal_after
-    lasting = f", or is the new normal after {after:,} settled events" if after else ""
+    lasting = f", or is the new normal after {after:,} stationary events" if after else ""
     return {
         "model": artifact.digest,
         "messages": f"at most {policy.per_entity_day:g} per entity and day, at least {cooldown} "

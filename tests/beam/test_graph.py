@@ -66,7 +66,7 @@ def replay(config, artifact, series, tmp_path_factory):
 
 
 def test_every_event_is_scored_once_and_as_by_the_core_alone(replay, artifact, config, series):
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
     expected = np.concatenate([scorer.step(table, b).score for b in series_blocks(series)])
     assert replay.scores.num_rows == 5 * EVENTS

@@ -32,10 +32,14 @@ from simulator.reference import POLICIES, Node, Reference, bits_of, blank_circum
 from simulator.topic import Topic
 from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, Block
 from streamgauge.models.blocks.chain import shard_of
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.drift.windows import WINDOWS_MAX, WindowReport
 from streamgauge.models.scoring.policy import ShardPolicy
-from streamgauge.models.scoring.scorer import LATE_EVENT, TOO_MANY_ENTITIES
 from streamgauge.models.scoring.shard import Outcome
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable

@@ -24,12 +24,12 @@ from streamgauge.models.alerts import calibration, thresholds
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import LATE_EVENT, ScoredBlock, Transition
 from streamgauge.models.drift import reference
 from streamgauge.models.forecast.forecaster import Forecaster
 from streamgauge.models.forecast.spec import ForecasterSpec
 from streamgauge.models.scoring.policy import ScoringPolicy
-from streamgauge.models.scoring.scorer import LATE_EVENT, Scorer
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 FEATURES, HIDDEN, LAGS = 2, 4, 2

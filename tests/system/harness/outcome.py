@@ -52,7 +52,7 @@ def score_logs(logs: Sequence[Sequence[Any]], config: Config) -> list[Expected]:
     """
     artifact = artifacts.load(Path(config.artifact))
     decoder = Decoder(artifact.schema, config.input.limits)
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
     return [
         _score_log(log, offset_resets, config, decoder, scorer, table)
