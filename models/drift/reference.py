@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from streamgauge.models.errors import ArtifactError
+from streamgauge.models.simd.compile_cache import cached_njit
 
 BINS = 32  # of observed values, and one more, the last, for missing ones
 QUANTILES = (0.05, 0.5, 0.95)  # live quantiles in a report
@@ -69,7 +69,7 @@ class DriftReference:
         return cls(edges, counts, float(loss[0]), float(loss[1]))
 
 
-@njit(cache=True)
+@cached_njit()
 def _count(x: np.ndarray, score: np.ndarray, edges: np.ndarray, counts: np.ndarray) -> None:
     """Count each value into the bin of as many edges as lie below it; NaN into the last bin."""
     size = counts.shape[0]

@@ -10,10 +10,8 @@ Compiled code does not check its indices: every read stands behind a comparison 
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +24,7 @@ from streamgauge.models.events.validation import (
     EventRules,
     Message,
 )
-from streamgauge.models.simd.compile_cache import sources
+from streamgauge.models.simd.compile_cache import cached_njit
 from streamgauge.models.simd.vectors import Address, begin
 
 # Both exact in float64, so one operation between them is rounded once (Clinger 1990).
@@ -293,14 +291,27 @@ def _event(
     return at == end and in_time, time_us, first, last
 
 
-@njit
-def _scan(
+@cached_njit()
+def scan(
     text: np.ndarray,
     lengths: np.ndarray,
     timestamps: np.ndarray,
     features: np.ndarray,
     limits: _Limits,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Read the messages in plain form among N that `text` holds one after another.
+
+    Args:
+        text: uint8, the payloads.
+        lengths: (N,) int64, bytes of each payload; N > 0.
+        timestamps: (N,) int64, Kafka timestamps in microseconds.
+        features: (N * F,) float32; receives the features of the M plain messages.
+        limits: the rules.
+
+    Returns:
+        Their indices (M,) and event times (M,), where each entity id begins and ends (M + 1,)
+        int32, and the bytes of all entity ids.
+    """
     size = len(features) // len(lengths)
     place, times = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
     firsts = np.empty(len(lengths), np.int64)
@@ -324,20 +335,3 @@ def _scan(
         for k in range(offsets[i + 1] - offsets[i]):
             names[offsets[i] + k] = source[firsts[i] + k]
     return place[:count], times[:count], offsets[: count + 1], names
-
-
-def _entry(version: int) -> Any:
-    """The way in from Python; what numba keeps of it on disk goes by `version`."""
-
-    @njit(cache=True)
-    @no_type_check
-    def scan(text, lengths, timestamps, features, limits):
-        _ = version
-        return _scan(text, lengths, timestamps, features, limits)
-
-    return scan
-
-
-#: The plain ones of N messages that lie in `text` one behind the other: their places, event
-#: times, where their names begin and end, and the names; `features` takes their features.
-scan = _entry(sources(inspect.getsource(sys.modules[__name__])))
