@@ -17,7 +17,7 @@ from streamgauge.models.errors import ArtifactError, TrainingError
 
 TAIL_LEVEL = 0.98  # quality.md section 6: peaks over the .98 quantile
 GRID_POINTS = 512
-RARITY_MAX = 1e9  # the tail has no information beyond it; also keeps N finite in JSON
+RARITY_MAX = 1e9  # the tail has no information beyond it; also makes N finite in JSON
 SCORES_MIN = 500  # below this the tail holds fewer than ten peaks
 
 # A shape below 0 ends the tail at a largest score, above which N would be infinite. Above 0.5
@@ -146,5 +146,5 @@ def _fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
     excess = mean - 2 * weighted
     shape = 2 - mean / excess if excess > 0 else 0.0  # Hosking's k = -shape
     shape = float(np.clip(shape, *SHAPE_RANGE))
-    # With this scale the mean of the peaks is kept although the shape was clipped.
+    # This scale preserves the mean of the peaks if the shape was clipped.
     return shape, float(max(mean * (1 - shape), 1e-9))

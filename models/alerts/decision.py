@@ -20,7 +20,7 @@ A level shift is different from a failure: after it, the entity moves from event
 more than it did before. Such an entity is *stationary*. While it is stationary, no update is
 due unless the score has become much worse than at the last message. After
 `AlertPolicy.new_normal_after` stationary events without learning, the new level is accepted
-as the baseline, which closes the alert. A failure that keeps changing is never stationary.
+as the baseline, which closes the alert. A failure that changes continuously is never stationary.
 
 This module alone assigns the alert fields of a row (`tests/test_alert_fields.py`).
 """
@@ -54,7 +54,7 @@ BASELINE_RATE = 0.01  # least learning rate of its baseline
 # standard values: otherwise an entity whose unit changes would never get a new baseline.
 STATIONARY_RATIO, STATIONARY_LEAST = 2.0, 0.01
 # Stationary events that one event which is not stationary takes back. Noise exceeds the ratio
-# now and then, so one such event must not start the count anew.
+# now and then, so one such event must not reset the count.
 UNSTEADY_EVENT_COST = 10
 
 # A score is much worse than a message if it exceeds the highest score that the message covers by
@@ -223,7 +223,7 @@ def _charge(
 
 @njit(error_model="numpy", inline="always")
 def _update_calm(head: Record, is_rare: bool) -> None:
-    """Count calm events; a rare event starts the count anew."""
+    """Count calm events; a rare event resets the count."""
     if is_rare:
         head.calm_events_left = np.uint32(CALM_EVENTS)
     elif head.calm_events_left > 0:

@@ -259,13 +259,13 @@ def _features(
         for j in range(start, min(start + CHUNK, memory.features), WIDTH):
             left = memory.features - j
             if left >= WIDTH:  # compiled twice: before AVX-512, partial vectors are slow to write
-                terms = _compare(j, WIDTH, event, memory, vectors, params)
+                summands = _compare(j, WIDTH, event, memory, vectors, params)
             else:
-                terms = _compare(j, left, event, memory, vectors, params)
-            part, other_part = other_part, part + terms[0]
-            count, other_count = other_count, count + terms[1]
-            loss, other_loss = other_loss, loss + terms[2]
-            change, other_change = other_change, change + terms[3]
+                summands = _compare(j, left, event, memory, vectors, params)
+            part, other_part = other_part, part + summands[0]
+            count, other_count = other_count, count + summands[1]
+            loss, other_loss = other_loss, loss + summands[2]
+            change, other_change = other_change, change + summands[3]
         parts += total(part + other_part)
         counts += total(count + other_count)
         losses += total(loss + other_loss)

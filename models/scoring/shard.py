@@ -1,4 +1,4 @@
-"""The scoring step of one shard: accept blocks in order, score them, keep the state exact.
+"""The scoring step of one shard: accept blocks in order, score them, store the state.
 
 This is everything between "a block arrives" and "these cells change", over abstract state
 cells. The Beam step passes the cells of its runner; tests and simulators pass theirs.
