@@ -149,7 +149,7 @@ def load(directory: Path, expect_digest: str | None = None) -> Artifact:
     manifest, digest = _read_manifest(directory)
     if expect_digest is not None and digest != expect_digest:
         raise ArtifactError(
-            f"artifact {directory}: expected version {expect_digest}; got {digest}; "
+            f"artifact {directory}: expected version {expect_digest}; found {digest}; "
             "point the configuration at the artifact the job was started with"
         )
     weights = _read_tensors(directory, WEIGHTS, manifest)
@@ -287,7 +287,7 @@ def _read_tensors(directory: Path, name: str, manifest: Mapping[str, Any]) -> di
     data = _read_bytes(directory, name, FILE_BYTES_MAX)
     actual = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if actual != entry:
-        raise ArtifactError(f"artifact {directory}: {name} must be {entry}; got {actual}")
+        raise ArtifactError(f"artifact {directory}: {name} must be {entry}; found {actual}")
     check_header(f"artifact {directory}: {name}", data)
     try:
         return parse_tensors(data)
@@ -323,12 +323,12 @@ def _read_bytes(directory: Path, name: str, bytes_max: int) -> bytes:
     try:
         if (size := path.stat().st_size) > bytes_max:
             raise ArtifactError(
-                f"artifact {directory}: {name} must be at most {bytes_max} bytes; got {size}"
+                f"artifact {directory}: {name} must be at most {bytes_max} bytes; found {size}"
             )
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(
-            f"artifact {directory}: expected a readable file {name}; got {error.strerror}; "
+            f"artifact {directory}: expected a readable file {name}; found {error.strerror}; "
             "make one with `streamgauge train`"
         ) from error
 

@@ -201,7 +201,7 @@ def _check_weights(
     """Refuse weights that do not fit the shape of the model or are not finite."""
     for name, shape in expected.items():
         if name not in weights:
-            raise ArtifactError(f"weights: {name!r} is missing; got {sorted(weights)}")
+            raise ArtifactError(f"weights: {name!r} is missing; found {sorted(weights)}")
         if weights[name].shape != shape:
             raise ArtifactError(
                 f"weights: {name!r} must have shape {shape}; got {weights[name].shape}"

@@ -41,7 +41,7 @@ def self_test(forecaster: Forecaster) -> str:
                     expected = result
                 elif result != expected:
                     raise ArtifactError(
-                        f"self-test: row {row} of {rows} must give the bits of row 0; they "
+                        f"self-test: slot {row} of {rows} must give the bits of slot 0; they "
                         "differ; install the pinned numba"
                     )
     assert expected is not None
