@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from streamgauge.models.blocks.block import Block
 
-#: Why an alert closed: the entity is back at its baseline, or has a new one.
+#: Verdict codes of `ScoredBlock.verdict`, and their names by code.
+WARMING, NORMAL, ANOMALOUS = 0, 1, 2
+VERDICTS = ("warming", "normal", "anomalous")
+
+#: Why an alert closed: the entity is calm again, or its new level was accepted as the baseline.
 BACK_TO_NORMAL, NEW_NORMAL = "back_to_normal", "new_normal"
 
-# Reasons for setting an event aside. They are part of dead letters, and never change.
-LATE_EVENT = "late_event"
-TOO_MANY_ENTITIES = "too_many_entities"
+#: Why an event was set aside; dead letters carry the reason.
+LATE_EVENT, TOO_MANY_ENTITIES = "late_event", "too_many_entities"
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """A change of an alert at one event, with its explanation."""
+    """An alert that opened, was updated or closed at one event, with its explanation."""
 
     #: "opened", "updated" or "closed".
     status: str
@@ -30,10 +33,10 @@ class Transition(msgspec.Struct, frozen=True):
     event_time_us: int
     score: float
     rarity_1_in_n: float
-    #: The score that an event had to exceed at this time to raise an alert.
+    #: The score above which a message was due, at this event.
     threshold: float
     severity: str
-    #: The event at which the alert opened; this event if it opens now.
+    #: Where the alert opened; the event itself when it opens now.
     opened_partition: int
     opened_offset: int
     opened_row: int
@@ -42,10 +45,10 @@ class Transition(msgspec.Struct, frozen=True):
     events: int
     #: Highest score of the alert so far.
     peak: float
-    #: (name, value, expected, share of the event's score), largest share first. If the reason
-    #: is `NEW_NORMAL`: (name, value, mean so far, share of the squared distance between them).
+    #: (name, value, expected, share of the event's score), largest share first. For a new
+    #: baseline: (name, value, mean before the event, share of their squared distance).
     features: list[tuple[str, float | None, float, float]]
-    #: Why it closed: `BACK_TO_NORMAL` or `NEW_NORMAL`; None for other transitions.
+    #: Why it closed: `BACK_TO_NORMAL` or `NEW_NORMAL`; None if it did not close.
     reason: str | None = None
 
 
@@ -57,20 +60,20 @@ class ScoredBlock:
     block: Block
     #: float32, smoothed; high is anomalous.
     score: NDArray[Any]
-    #: float32, rarity of the score: an entity has one as high in this many events.
+    #: float32, rarity of the score: 1 in N events of this entity.
     rarity_1_in_n: NDArray[Any]
-    #: uint8, see `alerting.VERDICTS`.
+    #: uint8, index into `VERDICTS`.
     verdict: NDArray[Any]
-    #: float32 in [0, 1]: 0 at the first event of an entity, whose score rests on the training
-    #: data alone; 1 after warm-up, when the score no longer depends on the initial state.
+    #: float32, from 0 at the first event of an entity to 1 at the end of its warm-up, where the
+    #: score no longer depends on the state that the entity started from.
     confidence: NDArray[Any]
-    #: float32, negative log-likelihood of each event, not smoothed.
+    #: float32, negative log-likelihood of each event alone.
     loss: NDArray[Any]
-    #: Transitions of alerts, in offset order.
+    #: Alert transitions, in offset order.
     transitions: list[Transition]
-    #: Events that were not scored, by reason (`LATE_EVENT`, `TOO_MANY_ENTITIES`).
+    #: Events that were not scored, by reason.
     set_aside: dict[str, Block]
-    #: Number of events older than the last event of their entity, scored or not.
+    #: Number of events older than the latest event of their entity, scored or not.
     late: int
     #: Number of entities whose state was erased.
     erased: int

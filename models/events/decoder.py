@@ -18,11 +18,11 @@ from streamgauge.models.blocks.block import ERASURE, NOTHING_BEFORE, Block
 from streamgauge.models.errors import EventError
 from streamgauge.models.events.arrow_decoder import STREAM_MAGIC, ArrowEvents
 from streamgauge.models.events.json_decoder import JsonEvents
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Schema
 from streamgauge.models.events.validation import (
     BAD_ENTITY,
     ENTITY_BYTES_MAX,
-    DecodeLimits,
     EventColumns,
     EventRules,
     Message,

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamgauge.models.errors import EventError
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Schema
 
 EVENT_TIME_US_MIN = 946_684_800_000_000  # 2000-01-01: seconds and milliseconds fall below
@@ -49,20 +50,6 @@ def is_event_time(time_us: Any, latest_us: Any) -> Any:
         latest_us: by `EventRules.latest_us` of the message.
     """
     return (time_us >= EVENT_TIME_US_MIN) & (time_us < EVENT_TIME_US_MAX) & (time_us <= latest_us)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLimits:
-    """Bounds on what a producer may send."""
-
-    #: Largest message, bytes.
-    message_bytes_max: int = 8_388_608
-    #: Most events in one Arrow message.
-    events_per_message_max: int = 65_536
-    #: How far an event time may be after the Kafka timestamp of its message, seconds.
-    future_s_max: int = 300
-    #: How much of a payload a dead letter holds, bytes.
-    dead_letter_bytes_max: int = 1_024
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""Compiled functions of single values and vectors: season bin and exponential."""
+"""Elementary functions with equal bits on every machine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from numba import njit
 
 from streamgauge.models.simd.vectors import Wide, power_of_two
 
-DAY_US = 86_400_000_000
-FIRST_WEEKDAY = 3  # 1970-01-01 was a Thursday
-
 _ONE = np.float32(1.0)
-
-
-@njit
-def season_bin(event_time_us: int, parts: int) -> int:
-    """Return the part of the day (UTC) of an event; the parts of weekends follow those of weekdays.
-
-    >>> [season_bin(time_us, 4) for time_us in (0, DAY_US // 4, DAY_US - 1, 2 * DAY_US)]
-    [0, 1, 3, 4]
-    """
-    is_weekend = (event_time_us // DAY_US + FIRST_WEEKDAY) % 7 >= 5
-    return event_time_us % DAY_US * parts // DAY_US + (parts if is_weekend else 0)
 
 
 # exp(v) = 2^n e^r with n the integer nearest to v / ln 2. So |r| <= ln(2) / 2, where the

@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from streamgauge.models.alerts.policy import VERDICTS
 from streamgauge.models.blocks.chain import shard_of
-from streamgauge.models.blocks.scored_block import TOO_MANY_ENTITIES
+from streamgauge.models.blocks.scored_block import TOO_MANY_ENTITIES, VERDICTS
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.arrow_decoder import STREAM_MAGIC
 from streamgauge.pipeline.console.progress import Advance

@@ -13,7 +13,8 @@ from fixtures.blocks import START_US, STEP_US
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.events.series import Series
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import from_dict
@@ -65,7 +66,7 @@ def replay(config, artifact, series, tmp_path_factory):
 
 
 def test_every_event_is_scored_once_and_as_by_the_core_alone(replay, artifact, config, series):
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
     expected = np.concatenate([scorer.step(table, b).score for b in series_blocks(series)])
     assert replay.scores.num_rows == 5 * EVENTS

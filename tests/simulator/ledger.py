@@ -32,10 +32,15 @@ from simulator.reference import POLICIES, Node, Reference, bits_of, blank_circum
 from simulator.topic import Topic
 from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, Block
 from streamgauge.models.blocks.chain import shard_of
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.drift.windows import WINDOWS_MAX, WindowReport
-from streamgauge.models.scoring.scorer import LATE, TOO_MANY_ENTITIES
-from streamgauge.models.scoring.shard import Outcome, ShardPolicy
+from streamgauge.models.scoring.policy import ShardPolicy
+from streamgauge.models.scoring.shard import Outcome
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable
 
@@ -129,7 +134,7 @@ class Ledger:
         held = len(cells.held.values)
         self.require(epoch.held == held, f"shard {shard}: held {held}, says {epoch.held}")
         self.require(held <= policy.held_blocks_max, f"shard {shard}: {held} blocks held")
-        ends = {p: (reach.end, reach.offset_resets) for p, reach in epoch.reached.items()}
+        ends = {p: (at.end_offset, at.offset_resets) for p, at in epoch.reached.items()}
         self.require(ends == book.reached, f"shard {shard}: at {ends}, should be {book.reached}")
         counts = epoch.counts
         told = (counts.scored, counts.late, counts.set_aside, counts.offset_resets, counts.desyncs)
@@ -151,7 +156,9 @@ class Ledger:
         table_bytes = len(live.table) * live.table.rows.itemsize
         bound = max(policy.log_bytes_min, policy.log_factor * table_bytes)
         is_short = live.epoch.log_bytes <= bound * (1.5 if waits else 1)
-        self.require(is_short or live.slices, f"shard {shard}: log of {live.epoch.log_bytes} bytes")
+        self.require(
+            is_short or live.snapshot, f"shard {shard}: log of {live.epoch.log_bytes} bytes"
+        )
 
     def check_nobody_overstays(self, shard: int, policy: int) -> None:
         """Behind a snapshot no entity may be left that its next event would restart."""
@@ -396,7 +403,7 @@ def _fates(scored: ScoredBlock) -> list[tuple[tuple[int, int], int]]:
     """(offset, row) of all events of a block in order, and what became of each."""
     block = scored.block
     events = [(at, SCORED) for at in zip(block.offset.tolist(), block.row.tolist(), strict=True)]
-    for reason, fate in ((LATE, LATE_ASIDE), (TOO_MANY_ENTITIES, NO_ROOM)):
+    for reason, fate in ((LATE_EVENT, LATE_ASIDE), (TOO_MANY_ENTITIES, NO_ROOM)):
         if (aside := scored.set_aside.get(reason)) is not None:
             places = zip(aside.offset.tolist(), aside.row.tolist(), strict=True)
             events += [(at, fate) for at in places]

@@ -26,7 +26,7 @@ def encode_health(topic: str, found: ShardSnapshot, time_ms: int) -> bytes:
         "time_ms": time_ms,
         "model": {"digest": table.layout.digest},
         "entities": len(table),
-        "positions": {str(p): reach.end for p, reach in sorted(epoch.reached.items())},
+        "positions": {str(p): at.end_offset for p, at in sorted(epoch.reached.items())},
         "held_blocks": epoch.held,
         "log_bytes": epoch.log_bytes,
         "counts": dataclasses.asdict(epoch.counts),

@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from streamgauge.models.alerts.policy import VERDICTS
-from streamgauge.models.blocks.scored_block import ScoredBlock
+from streamgauge.models.blocks.scored_block import VERDICTS, ScoredBlock
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 
 #: Headers of a message: the topic of the events, and the digest of the model.

@@ -38,8 +38,8 @@ from streamgauge.models.blocks.position import (
     encode_position,
 )
 from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Schema
-from streamgauge.models.events.validation import DecodeLimits
 from streamgauge.transforms.kafka.client import (
     KafkaAccess,
     MissingOffsetError,

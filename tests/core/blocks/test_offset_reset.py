@@ -14,8 +14,9 @@ from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, encode_block
 from streamgauge.models.blocks.chain import cut, new_ends
 from streamgauge.models.blocks.position import Position, decode_position, encode_position
 from streamgauge.models.drift.windows import DriftWindows
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 
 WARMUP = 5
 
@@ -119,4 +120,4 @@ def test_a_new_reader_that_resets_repeats_nothing(artifact):
     jumped, following = after_a_reset(20, 10, NOTHING_BEFORE), after_a_reset(30, 20, 30)
     outcomes = process(shard, cells, jumped, following)
     assert offsets_of(outcomes) == list(range(40, 50))
-    assert shard.take_snapshot(0, cells).epoch.reached[0].end == 50
+    assert shard.take_snapshot(0, cells).epoch.reached[0].end_offset == 50

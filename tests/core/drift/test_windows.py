@@ -9,7 +9,8 @@ from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.drift.windows import WINDOWS_MAX, DriftWindows
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 HOUR_US = 3_600_000_000

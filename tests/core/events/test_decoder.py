@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from streamgauge.models.events import validation
 from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Feature, Schema
-from streamgauge.models.events.validation import DecodeLimits, Message
+from streamgauge.models.events.validation import Message
 
 TIME = 1_704_067_200_000_000
 NOW = TIME + 1_000_000

@@ -25,7 +25,8 @@ from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.events import validation
 from streamgauge.models.events.decoder import DeadLetter, Decoder
 from streamgauge.models.events.validation import Message
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 NOW_US = 1_704_067_200_000_000  # the Kafka timestamp of every message

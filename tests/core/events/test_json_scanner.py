@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from fixtures.paths import ROOT, SOURCE
 from streamgauge.models.events.json_decoder import JsonEvents
 from streamgauge.models.events.json_scanner import PROBED, read_plain
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Feature, Schema
-from streamgauge.models.events.validation import DecodeLimits, EventRules, Message
+from streamgauge.models.events.validation import EventRules, Message
 
 TIME = 1_704_067_200_000_000
 LIMITS = DecodeLimits(message_bytes_max=2_000)
