@@ -19,8 +19,9 @@ from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.drift.windows import DriftWindows, WindowReport
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import Outcome, ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import Outcome, ShardScorer
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.epoch import TOKEN_BYTES
 from streamgauge.models.state.snapshot_file import StateIdentity, decode_snapshot, encode_snapshot
@@ -175,7 +176,9 @@ class ScoreBlocks(beam.DoFn):
         spec, shard = self._spec, slot_of(key)
         now_s = time.monotonic()
         yield from self._drift_reports(
-            self._shards.flush_if_idle(shard, cells, _token(), now_s, spec.drift_window_s)
+            self._shards.flush_if_idle(
+                shard, cells, _token(), now_s=now_s, idle_s=spec.drift_window_s
+            )
         )
         if self._is_due(shard, cells.epoch.read() or b"", now_s):
             # A snapshot must not contain events whose outputs have not been committed.

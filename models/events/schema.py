@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ConfigError
 
@@ -75,7 +76,7 @@ class Schema:
         """Number of features, F."""
         return len(self.features)
 
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Lower and upper clip bounds, each (F,) float32, infinite where unbounded."""
         lower = [-np.inf if f.lower is None else f.lower for f in self.features]
         upper = [np.inf if f.upper is None else f.upper for f in self.features]

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import WARMING
 from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.blocks.scored_block import WARMING
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.audit.report import (
@@ -80,7 +80,12 @@ def audit(
                 "offset 0 any more; entities older than the log cannot be derived from it"
             )
         derived = Rescorer(
-            artifact, config.scoring, config.alerts, config.input.routing, found.scores, refused
+            artifact,
+            config.scoring,
+            config.alerts.policy,
+            config.input.routing,
+            found.scores,
+            refused,
         )
         _derive(config, derived, graph.source(config, artifact), ranges.values(), narrate)
         found.read_on()
@@ -136,7 +141,7 @@ def _read_scores(
 
 def _read_refused(config: Config, found: ScoreLog, narrate: Narrate) -> set[tuple[int, int, int]]:
     """Events of the sample that never reached the model because their shard was full."""
-    if not config.scoring.entities_per_shard_max:
+    if not config.scoring.policy.entities_per_shard_max:
         return set()
     log = TopicLog(graph.access(config), f"{config.name}-audit", config.dead_letters.topic)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import VERDICTS
+from streamgauge.models.blocks.scored_block import VERDICTS
 from streamgauge.pipeline.console.formatting import plain
 from streamgauge.transforms.messages.scores import EVENT_KEY
 

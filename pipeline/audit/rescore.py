@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -25,18 +24,6 @@ from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline.config import Scoring
 from streamgauge.transforms.messages.scores import SCORE_BITS
-
-
-@dataclass(slots=True)
-class _KnownClock(PartitionClock):
-    """A partition's clock at the sampled events of one block, worked out beforehand."""
-
-    at: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def advance(self, time_us: np.ndarray, names: object, codes: np.ndarray) -> np.ndarray:
-        """The clock (N,) at each event; the events themselves are only part of the shard's."""
-        assert len(time_us) == len(self.at)
-        return self.at
 
 
 class Rescorer:
@@ -58,7 +45,7 @@ class Rescorer:
         sample: Collection[str],
         refused: Collection[tuple[int, int, int]] = (),
     ) -> None:
-        policy = dataclasses.replace(scoring, entities_per_shard_max=0)
+        policy = dataclasses.replace(scoring.policy, entities_per_shard_max=0)
         self._scorer = Scorer(artifact, policy, alerts)
         self._table = EntityTable(self._scorer.layout)
         self._sample = pa.array(list(sample), pa.string())
@@ -68,7 +55,7 @@ class Rescorer:
         self._sampled_shards = {
             shard_of(name, self._shards) if self._is_by_entity else 0 for name in sample
         }
-        self._has_ttl = scoring.entity_ttl_s > 0
+        self._has_ttl = scoring.policy.entity_ttl_s > 0
         self._clocks: dict[tuple[int, int], PartitionClock] = {}
         self._refused = refused
         self._scores: dict[str, list[np.ndarray]] = {}
@@ -83,12 +70,12 @@ class Rescorer:
         """Step the sample's events of `block`, a whole block of its partition."""
         is_mine = pc.is_in(block.entity_id, value_set=self._sample).to_numpy(zero_copy_only=False)
         clock_us = self._clock_of(block) if self._has_ttl else None
-        kept = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
-        if not len(kept):
+        events = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
+        if not len(events):
             return
-        if clock_us is not None:
-            self._table.clocks[block.partition] = _KnownClock(at=clock_us[kept])
-        self._note(self._scorer.step(self._table, block.take(kept, block.previous_end)))
+        sampled = block.take(events, block.previous_end)
+        clock_us = None if clock_us is None else clock_us[events]
+        self._note(self._scorer.step(self._table, sampled, clock_us))
 
     def scores_of(self, name: str) -> np.ndarray:
         """The scores (N,) `SCORE_BITS` of an entity in log order."""

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from streamgauge.models.alerts.policy import CALM_EVENTS
+from streamgauge.models.alerts.decision import CALM_EVENTS
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
@@ -221,9 +221,9 @@ def with_values(
 
 def facts(config: Config, artifact: Artifact) -> dict[str, str]:
     """What a reader of a report needs to know to run it again."""
-    policy = config.alerts
+    policy = config.alerts.policy
     cooldown, after = formatting.duration(int(policy.cooldown_s * 1e6)), policy.new_normal_after
-    lasting = f", or is the new normal after {after:,} settled events" if after else ""
+    lasting = f", or is the new normal after {after:,} stationary events" if after else ""
     return {
         "model": artifact.digest,
         "messages": f"at most {policy.per_entity_day:g} per entity and day, at least {cooldown} "

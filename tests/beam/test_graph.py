@@ -14,7 +14,8 @@ from fixtures.json_schema import check
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.events.series import Series
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import from_dict
@@ -67,7 +68,7 @@ def replay(config, artifact, series, tmp_path_factory):
 
 
 def test_every_event_is_scored_once_with_the_scores_of_the_core(replay, artifact, config, series):
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
     expected = np.concatenate([scorer.step(table, b).score for b in series_blocks(series)])
     assert replay.scores.num_rows == 5 * EVENTS

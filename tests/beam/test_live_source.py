@@ -8,8 +8,9 @@ import pytest
 
 from streamgauge.models.blocks.chain import new_ends
 from streamgauge.models.blocks.position import Position, decode_position, encode_position
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Feature, Schema
-from streamgauge.models.events.validation import DecodeLimits, Message
+from streamgauge.models.events.validation import Message
 from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.runner.keys import partition_key
 from streamgauge.transforms.sources.live import BLOCKS_PER_POLL, Polling, PollPartitions

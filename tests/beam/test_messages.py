@@ -8,7 +8,7 @@ import yaml
 
 from fixtures.json_schema import SchemaMismatch, check
 from fixtures.paths import DOCS
-from streamgauge.models.alerts.policy import VERDICTS
+from streamgauge.models.blocks.scored_block import VERDICTS
 from streamgauge.models.events.decoder import Decoder
 from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.validation import (

@@ -39,7 +39,8 @@ from streamgauge.models.blocks.scored_block import (
     Transition,
 )
 from streamgauge.models.drift.windows import WINDOWS_MAX, WindowReport
-from streamgauge.models.scoring.shard import Outcome, ShardPolicy
+from streamgauge.models.scoring.policy import ShardPolicy
+from streamgauge.models.scoring.shard import Outcome
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable
 
@@ -133,7 +134,7 @@ class Ledger:
         held = len(cells.held.values)
         self.require(epoch.held == held, f"shard {shard}: held {held}, says {epoch.held}")
         self.require(held <= policy.held_blocks_max, f"shard {shard}: {held} blocks held")
-        ends = {p: (reach.end, reach.offset_resets) for p, reach in epoch.reached.items()}
+        ends = {p: (at.end_offset, at.offset_resets) for p, at in epoch.reached.items()}
         self.require(ends == book.reached, f"shard {shard}: at {ends}, should be {book.reached}")
         counts = epoch.counts
         told = (counts.scored, counts.late, counts.set_aside, counts.offset_resets, counts.desyncs)
@@ -155,7 +156,9 @@ class Ledger:
         table_bytes = len(live.table) * live.table.rows.itemsize
         bound = max(policy.log_bytes_min, policy.log_factor * table_bytes)
         is_short = live.epoch.log_bytes <= bound * (1.5 if waits else 1)
-        self.require(is_short or live.slices, f"shard {shard}: log of {live.epoch.log_bytes} bytes")
+        self.require(
+            is_short or live.snapshot, f"shard {shard}: log of {live.epoch.log_bytes} bytes"
+        )
 
     def check_nobody_overstays(self, shard: int, policy: int) -> None:
         """Behind a snapshot no entity may be left that its next event would restart."""

@@ -26,8 +26,10 @@ from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
 from streamgauge.models.blocks.scored_block import LATE_EVENT, ScoredBlock, Transition
 from streamgauge.models.drift import reference
-from streamgauge.models.forecast.forecaster import Forecaster, ForecasterSpec
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.forecast.forecaster import Forecaster
+from streamgauge.models.forecast.spec import ForecasterSpec
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 FEATURES, HIDDEN, LAGS = 2, 4, 2
@@ -261,8 +263,14 @@ def _artifact(scripts: Sequence[Script], rng: np.random.Generator) -> Artifact:
     """A tiny artifact, calibrated on the scripts as if they were calmer: alerts are common."""
     made = make_forecaster(FEATURES, HIDDEN, seed=3, lags=LAGS)
     spec = ForecasterSpec(hidden=HIDDEN, lags=LAGS, alphas=(0.6, 0.3))
-    parts = (made.weights, made.linear, made.priors, made.score_priors)
-    forecaster = Forecaster(made.schema, spec, *parts)
+    forecaster = Forecaster(
+        made.schema,
+        spec,
+        made.weights,
+        linear=made.linear,
+        priors=made.priors,
+        score_priors=made.score_priors,
+    )
     values = rng.normal(size=(1_000, FEATURES)).astype(np.float32)
     any_scores = np.abs(rng.normal(1.0, 0.2, 1_000)).astype(np.float32)
 

@@ -28,8 +28,9 @@ from simulator.topic import Topic
 from streamgauge.models.blocks.block import decode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateFormatError
+from streamgauge.models.scoring.policy import ShardPolicy
 from streamgauge.models.scoring.scorer import Scorer
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.epoch import TOKEN_BYTES, decode_epoch
 from streamgauge.models.state.snapshot_file import (
     StateIdentity,
@@ -189,7 +190,7 @@ class World:
         if cells.epoch.value is None:
             return
         worker, token = self.worker_of(shard), self.rng.randbytes(TOKEN_BYTES)
-        reports = worker.flush_if_idle(shard, cells, token, self.now, QUIET_TICKS)
+        reports = worker.flush_if_idle(shard, cells, token, now_s=self.now, idle_s=QUIET_TICKS)
         self._take_reports(shard, reports)
 
     def worker_of(self, shard: int) -> ShardScorer:
@@ -308,7 +309,7 @@ class World:
         self._start(shard)
         token = self.rng.randbytes(TOKEN_BYTES)
         generation = decode_epoch(cells.epoch.value).generation
-        waits = worker._turns._last() is not None
+        waits = worker._scheduler._last() is not None
         outcome = worker.process(shard, delivery.data, cells, token)
         live = worker._live[shard]
         is_full = len(waiting) > self.plan.held_blocks_max
@@ -320,7 +321,7 @@ class World:
         if any(len(scored.block) for scored in outcome.scored):
             if live.epoch.generation == generation:
                 self.ledger.check_log(shard, live, waits, self.shard_policy)
-            if live.epoch.log_bytes == 0 or (live.slices and not live.slices._written):
+            if live.epoch.log_bytes == 0 or (live.snapshot and not live.snapshot._written):
                 self.ledger.check_nobody_overstays(shard, self.policy)
         tables = len(worker._live)
         self.ledger.require(tables <= self.plan.tables_max, f"{tables} tables in memory")

@@ -28,7 +28,7 @@ def health_message(topic: str, snapshot: ShardSnapshot, time_ms: int) -> Outgoin
         "time_ms": time_ms,
         "model": {"digest": digest},
         "entities": len(table),
-        "positions": {str(p): reach.end for p, reach in sorted(epoch.reached.items())},
+        "positions": {str(p): at.end_offset for p, at in sorted(epoch.reached.items())},
         "held_blocks": epoch.held,
         "log_bytes": epoch.log_bytes,
         "counts": dataclasses.asdict(epoch.counts),

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from streamgauge.models.alerts.policy import VERDICTS
-from streamgauge.models.blocks.scored_block import ScoredBlock
+from streamgauge.models.blocks.scored_block import VERDICTS, ScoredBlock
 from streamgauge.models.events.arrow_decoder import STREAM_MAGIC
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 

@@ -12,8 +12,9 @@ from streamgauge.models.blocks.block import encode_block
 from streamgauge.models.blocks.chain import cut
 from streamgauge.models.blocks.position import Position
 from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Schema
-from streamgauge.models.events.validation import DecodeLimits, Message
+from streamgauge.models.events.validation import Message
 from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.kafka.client import PartitionReader
 from streamgauge.transforms.messages.dead_letters import encode_dead_letters

@@ -14,6 +14,7 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import Block
 from streamgauge.models.blocks.chain import cut, new_ends
+from streamgauge.models.scoring.policy import ScoringPolicy
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline.audit.audit import _is_older
@@ -221,14 +222,15 @@ def crowd(events: int, seed: int) -> Block:
 def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entities_start_anew(
     artifact: Artifact, routing: str, late: str
 ) -> None:
-    scoring = Scoring(late=late, entity_ttl_s=3_600, warmup_events=5, shards=3)
+    policy = ScoringPolicy(late=late, entity_ttl_s=3_600, warmup_events=5)
+    scoring = Scoring(policy, shards=3)
     block = crowd(2_000, 1)
     sample = ["e1", "e7", "e20", "e33"]
     cuts = np.split(np.arange(len(block)), [10, 500, 501, 1_400])
     pieces = [block.take(part, -1) for part in cuts]
 
     expected: dict[str, list[bytes]] = {}
-    scorer, tables, ends = Scorer(artifact, scoring, AlertPolicy()), {}, new_ends(3)
+    scorer, tables, ends = Scorer(artifact, policy, AlertPolicy()), {}, new_ends(3)
     restarts = 0
     for shard, one in cut(block, ends, routing):
         table = tables.setdefault(shard, EntityTable(scorer.layout))

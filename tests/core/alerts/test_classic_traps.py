@@ -11,16 +11,19 @@ import pytest
 from fixtures.artifacts import make_artifact
 from fixtures.blocks import STEP_US, make_block
 from streamgauge.models.alerts.budget import CREDIT_DAYS, DAY_US
-from streamgauge.models.alerts.policy import ANOMALOUS, NORMAL, AlertPolicy
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.scored_block import (
+    ANOMALOUS,
     BACK_TO_NORMAL,
     NEW_NORMAL,
+    NORMAL,
     ScoredBlock,
     Transition,
 )
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.transforms.messages.alerts import explain
 

@@ -1,4 +1,4 @@
-"""Alerts by value: what is told, what stops learning, and how an alert ends."""
+"""Alerts by value: which events send messages, which stop learning, and how an alert ends."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from hypothesis import strategies as st
 
 from streamgauge.models.alerts import calibration
 from streamgauge.models.alerts.budget import CREDIT_DAYS, CREDIT_DAYS_MAX, DAY_US
-from streamgauge.models.alerts.decision import AlertRules, fill_new, judge, may_learn
-from streamgauge.models.alerts.policy import (
-    ANOMALOUS,
-    BASELINE_ACCEPTED,
+from streamgauge.models.alerts.decision import (
     CALM_EVENTS,
-    CLOSED,
-    NORMAL,
-    OPENED,
-    UPDATED,
-    WARMING,
-    AlertPolicy,
+    AlertAction,
+    AlertRules,
+    EventAddress,
+    complete,
+    decide,
+    fill_new,
+    may_learn,
 )
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.alerts.thresholds import PER_DAY, Thresholds
+from streamgauge.models.blocks.scored_block import ANOMALOUS, NORMAL, WARMING
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.state.entity_row import HEAD
 
 MINUTE_US = 60_000_000
-HIGH, MILD, LOW = 100.0, 1.31, 0.5  # a surprise, above the threshold only, neither
+HIGH, MILD, LOW = 100.0, 1.31, 0.5  # a rare event, above the threshold only, neither
 POLICY = AlertPolicy(per_entity_day=2.0, cooldown_s=1_800, new_normal_after=50)
-BITS = {
-    "opened": OPENED,
-    "updated": UPDATED,
-    "closed": CLOSED,
-    "baseline_accepted": BASELINE_ACCEPTED,
+ACTIONS = {
+    "opened": AlertAction.OPENED,
+    "updated": AlertAction.UPDATED,
+    "closed": AlertAction.CLOSED,
+    "baseline_accepted": AlertAction.BASELINE_ACCEPTED,
 }
 
 
@@ -43,13 +43,13 @@ def fitted():
 
 
 def thresholds(log_threshold: float = 1.3, deviation: float = 0.2) -> Thresholds:
-    """For a fleet of none: an entity starts at score `theta`."""
+    """Thresholds without known entities: an entity starts at this score."""
     levels = np.full((1, len(PER_DAY)), np.log(log_threshold))
     return Thresholds(levels, np.array([deviation]), np.array([np.log(0.9)]))
 
 
 class Played:
-    """What became of one entity's events, a minute apart."""
+    """The decisions on the events of one entity, a minute apart."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Played:
         self.verdicts: list[int] = []
         self.learned: list[bool] = []
         self.thresholds: list[float] = []
-        self.at: dict[str, list[int]] = {name: [] for name in BITS}
+        self.at: dict[str, list[int]] = {name: [] for name in ACTIONS}
         rules = AlertRules.of(policy, fitted, thresholds(log_threshold))
         fill_new(self.rows, policy, rules)
         row = self.rows[0]
@@ -73,16 +73,14 @@ class Played:
         for i, (score, change) in enumerate(zip(scores, changes, strict=True)):
             self.learned.append(may_learn(row, i in warming))
             row["event_count"] += 1
-            said = (np.float32(score), np.float32(change), i in warming, (i + 1) * step_us)
-            verdict, told, log_threshold = judge(row, *said, rules)
+            event = EventAddress(0, i, 0, (i + 1) * step_us)
+            scored = (np.float32(score), np.float32(change), i in warming)
+            verdict, action, log_threshold = decide(row, *scored, event, rules)
             self.verdicts.append(verdict)
             self.thresholds.append(float(np.exp(log_threshold)))
-            for name, bit in BITS.items():
-                self.at[name] += [i] if told & bit else []
-            if told & CLOSED:
-                row["alert_events"] = 0
-            if told & BASELINE_ACCEPTED:
-                row["calm_events_left"] = row["stationary_events"] = 0
+            for name, flag in ACTIONS.items():
+                self.at[name] += [i] if action & flag else []
+            complete(row, action)
 
 
 def test_a_score_above_the_threshold_opens_at_once(fitted):

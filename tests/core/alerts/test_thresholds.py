@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from streamgauge.models.alerts import thresholds
-from streamgauge.models.alerts.budget import ETA_STD, BudgetSpec
+from streamgauge.models.alerts.budget import ETA_STD
+from streamgauge.models.alerts.policy import BudgetSpec
 from streamgauge.models.alerts.thresholds import PER_DAY, TAIL_MIN, Thresholds
 from streamgauge.models.errors import ArtifactError
 

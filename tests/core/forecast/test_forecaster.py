@@ -12,7 +12,7 @@ from streamgauge.models.forecast import self_test
 from streamgauge.models.forecast.forecaster import Forecaster, Scores
 from streamgauge.models.forecast.normaliser import NormaliserSpec
 from streamgauge.models.forecast.spec import ForecasterSpec
-from streamgauge.models.simd.functions import DAY_US
+from streamgauge.models.kernel.season import DAY_US
 from streamgauge.models.training.offline import ROWS, new_rows
 
 TIMES = np.zeros(ROWS, np.int64)
@@ -45,8 +45,14 @@ def standard(forecaster: Forecaster) -> Forecaster:
         entity_mean=np.zeros_like(priors.entity_mean),
         entity_var=np.ones_like(priors.entity_var),
     )
-    parts = (forecaster.weights, forecaster.linear, priors, forecaster.score_priors)
-    return Forecaster(forecaster.schema, forecaster.spec, *parts)
+    return Forecaster(
+        forecaster.schema,
+        forecaster.spec,
+        forecaster.weights,
+        linear=forecaster.linear,
+        priors=priors,
+        score_priors=forecaster.score_priors,
+    )
 
 
 def published_gru(weights: dict[str, np.ndarray], z: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -301,9 +307,9 @@ def test_weights_that_do_not_fit_are_refused_by_name():
                 good.schema,
                 good.spec,
                 {**good.weights, name: array},
-                good.linear,
-                good.priors,
-                good.score_priors,
+                linear=good.linear,
+                priors=good.priors,
+                score_priors=good.score_priors,
             )
 
 

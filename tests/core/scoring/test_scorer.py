@@ -6,11 +6,12 @@ import pytest
 from fixtures.artifacts import KNOWN_ENTITIES, make_artifact
 from fixtures.blocks import START_US, STEP_US, make_block
 from streamgauge.models.alerts.decision import AlertRules, fill_new
-from streamgauge.models.alerts.policy import VERDICTS, AlertPolicy
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
-from streamgauge.models.blocks.scored_block import NEW_NORMAL
+from streamgauge.models.blocks.scored_block import NEW_NORMAL, VERDICTS
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.scoring.waves import arrange
 from streamgauge.models.state.entity_table import EntityTable
 

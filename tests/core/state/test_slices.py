@@ -13,8 +13,9 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import ERASURE, encode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateDamagedError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.models.state.epoch import decode_epoch
 from streamgauge.models.state.segment import SNAPSHOT, read_segment
@@ -53,7 +54,7 @@ def digest_of(shards, cells):
 
 
 def is_slicing(shards, shard=0):
-    return shards._live[shard].slices is not None
+    return shards._live[shard].snapshot is not None
 
 
 def run_until_slicing(shards, blocks, cells, written=0):
@@ -61,7 +62,7 @@ def run_until_slicing(shards, blocks, cells, written=0):
     blocks = iter(blocks)
     for block in blocks:
         process(shards, block, cells)
-        if is_slicing(shards) and shards._live[0].slices._written == written:
+        if is_slicing(shards) and shards._live[0].snapshot._written == written:
             return list(blocks)
     raise AssertionError("no snapshot was begun")
 
@@ -90,7 +91,7 @@ def test_no_block_takes_more_than_a_segment_along(artifact):
     segment_bytes = max(map(len, logged(cells)))
     before, taken = sum(cell.written for cell in cells.snapshot), []
     for block in blocks[1:]:
-        is_first = is_slicing(shards) and shards._live[0].slices._written == 0
+        is_first = is_slicing(shards) and shards._live[0].snapshot._written == 0
         process(shards, block, cells)
         after = sum(cell.written for cell in cells.snapshot)
         taken.append(after - before)
@@ -117,7 +118,7 @@ def test_a_shard_killed_behind_any_block_is_rebuilt_with_the_same_bits(artifact)
     for block in make_blocks(60):
         before = epoch_of(cells).generation
         process(live, block, cells)
-        parts += is_slicing(live) and live._live[0].slices._written > 0
+        parts += is_slicing(live) and live._live[0].snapshot._written > 0
         done += epoch_of(cells).generation - before
         assert digest_of(new_shards(artifact), copy_cells(cells)) == digest_of(live, cells)
     assert parts >= 2 * (len(NAMES) - 1)
@@ -153,7 +154,7 @@ def test_a_part_of_a_snapshot_is_not_read_and_cleared_before_the_next_one(artifa
 def test_with_the_last_slice_goes_what_the_snapshot_replaces(artifact):
     shards, cells = new_shards(artifact), new_cells()
     rest = run_until_slicing(shards, make_blocks(60), cells, written=len(NAMES) - 1)
-    behind, generation = shards._live[0].slices._point[0], epoch_of(cells).generation
+    behind, generation = shards._live[0].snapshot._point[0], epoch_of(cells).generation
     process(shards, rest[0], cells)
     epoch = epoch_of(cells)
     assert (epoch.generation, epoch.first_segment) == (generation + 1, behind)
@@ -236,8 +237,8 @@ def test_a_turn_is_over_when_its_bundle_has_failed(artifact):
         process(worker, block, cells[1], 1)
     process(worker, block, cells[1], 1)
     assert not is_slicing(worker, 1)
-    taken = worker._take(0, kept)  # of a state that does not know of the snapshot
-    assert taken.slices is None
+    taken = worker._load(0, kept)  # of a state that does not know of the snapshot
+    assert taken.snapshot is None
     process(worker, next(blocks), cells[1], 1)
     assert is_slicing(worker, 1)
 

@@ -16,8 +16,9 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import encode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateDamagedError, StateFormatError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.models.state.epoch import Epoch
 from streamgauge.models.state.snapshot_file import (

@@ -245,7 +245,16 @@ def test_trained_artifact_is_loaded_without_torch(prepared, tmp_path):
     forecaster = fit.build(prepared, SPEC, finish(trainer(prepared)))
     parts = fit.calibrate(prepared, forecaster)
     final = fit.rebuild_on_all(prepared, parts[0])
-    digest = artifact.write(tmp_path / "a", final, *parts[1:], 10, {"seed": 0})
+    _, fitted, starts, reference = parts
+    digest = artifact.write(
+        tmp_path / "a",
+        final,
+        fitted,
+        thresholds=starts,
+        drift_reference=reference,
+        washout_events=10,
+        training={"seed": 0},
+    )
     assert artifact.load(tmp_path / "a", digest).forecaster.priors.entity_ids == ("a", "b")
     names = itertools.chain(vars(artifact), vars(fit))
     assert "torch" not in names
