@@ -48,7 +48,7 @@ RULES = {
     "pipeline": """
         console:
         config: models.alerts models.events models.scoring
-        report: console models.blocks
+        report: console data models.alerts models.blocks
         graph: config models.* transforms.*
         jobs: config console graph models.* transforms.* infra.errors infra.flink_rest infra.local
         data: console jobs models.* transforms.*
@@ -62,10 +62,11 @@ RULES = {
     """,
     "infra": """
         errors:
+        narrate:
         flink_rest:
-        processes:
-        patches:
-        local: flink_rest patches processes
+        processes: narrate
+        patches: narrate
+        local: flink_rest narrate patches processes
     """,
 }
 #: Libraries that may not be named where the core is pure or workers score.

@@ -31,9 +31,9 @@ ERASURE = -1
 #: `previous_end` of the first sub-block of a partition that a shard receives.
 NOTHING_BEFORE = -1
 
-#: `previous_end` of the first sub-block after an offset reset is `JUMPED - end`, where `end` is the
-#: end offset of the last sub-block before the reset.
-JUMPED = -2
+#: `previous_end` of the first sub-block after an offset reset is `OFFSET_RESET - end`, where
+#: `end` is the end offset of the last sub-block before the reset.
+OFFSET_RESET = -2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgauge.models.blocks.block import JUMPED
+from streamgauge.models.blocks.block import OFFSET_RESET
 from streamgauge.models.errors import StateFormatError
 
 POSITION_FORMAT = 1
@@ -39,7 +39,7 @@ class Position:
         because sub-blocks may be on their way to the shard.
         """
         self.next_offset = offset
-        self.ends = np.where(self.ends >= 0, JUMPED - self.ends, self.ends)
+        self.ends = np.where(self.ends >= 0, OFFSET_RESET - self.ends, self.ends)
         self.offset_resets += 1
 
 

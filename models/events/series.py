@@ -1,4 +1,4 @@
-"""A stretch of one entity's telemetry as arrays: what training, evaluation and the demo read."""
+"""Telemetry of one entity as arrays, for training, evaluation and the demo."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Series:
     event_time_us: NDArray[Any]
     #: (T, F) float32 in raw units, NaN where missing.
     values: NDArray[Any]
-    #: (T,) uint8, 1 = anomalous; None where nothing is known. Never read before scoring.
+    #: (T,) uint8, 1 = anomalous; None without labels. Never read before scoring.
     labels: NDArray[Any] | None = None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from streamgauge.models.blocks.block import (
-    JUMPED,
     NOTHING_BEFORE,
+    OFFSET_RESET,
     Block,
     decode_block,
     encode_block,
@@ -124,7 +124,7 @@ def _link(epoch: Epoch, block: Block) -> Link:
         return link_of(block, progress.end_offset)
     if block.previous_end > NOTHING_BEFORE:
         return Link.GAP
-    return Link.NEXT if JUMPED - block.previous_end <= progress.end_offset else Link.GAP
+    return Link.NEXT if OFFSET_RESET - block.previous_end <= progress.end_offset else Link.GAP
 
 
 def _advance(epoch: Epoch, block: Block, data: bytes) -> ReadyBlock:
@@ -156,5 +156,5 @@ def _is_recreated(block: Block) -> bool:
     A reader that skips offsets which retention deleted goes forward. So does a reader without
     history, which may have skipped to where its shard was before.
     """
-    is_forward = 0 <= JUMPED - block.previous_end <= block.first_offset
+    is_forward = 0 <= OFFSET_RESET - block.previous_end <= block.first_offset
     return block.previous_end != NOTHING_BEFORE and not is_forward

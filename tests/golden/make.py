@@ -24,8 +24,8 @@ from fixtures.artifacts import make_forecaster
 from fixtures.blocks import START_US, STEP_US
 from streamgauge.models.blocks.block import (
     ERASURE,
-    JUMPED,
     NOTHING_BEFORE,
+    OFFSET_RESET,
     Block,
     decode_block,
     encode_block,
@@ -86,7 +86,7 @@ def build() -> dict[str, bytes]:
         "block.bin": encode_block(block),
         "epoch.bin": encode_epoch(epoch),
         "position.bin": encode_position(
-            Position(81, np.array([80, NOTHING_BEFORE, JUMPED - 70]), 2, bytes(range(16)))
+            Position(81, np.array([80, NOTHING_BEFORE, OFFSET_RESET - 70]), 2, bytes(range(16)))
         ),
         "drift.bin": windows.to_bytes(),
         **{
@@ -153,7 +153,7 @@ def _block(rng: np.random.Generator) -> Block:
     offset = np.arange(70, 70 + count)
     names = pa.array([NAMES[i % 4] for i in range(count)], pa.string())
     return Block(
-        3, 68, 80, JUMPED - 60, offset, row, START_US + offset * STEP_US, names, features, 2
+        3, 68, 80, OFFSET_RESET - 60, offset, row, START_US + offset * STEP_US, names, features, 2
     )
 
 

@@ -30,7 +30,7 @@ from simulator.expected_state import (
 from simulator.plan import Plan
 from simulator.reference import POLICIES, Node, Reference, bits_of, blank_circumstances, renamed
 from simulator.topic import Topic
-from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, Block
+from streamgauge.models.blocks.block import NOTHING_BEFORE, OFFSET_RESET, Block
 from streamgauge.models.blocks.chain import shard_of
 from streamgauge.models.blocks.scored_block import (
     LATE_EVENT,
@@ -303,7 +303,9 @@ class Ledger:
         self.require(is_ahead, f"shard {shard}: position went back")
         end = max(before, block.end_offset)
         book.reached[block.partition] = (end, max(offset_resets, block.offset_resets))
-        linked_to = block.previous_end if block.previous_end > JUMPED else -2 - block.previous_end
+        linked_to = (
+            block.previous_end if block.previous_end > OFFSET_RESET else -2 - block.previous_end
+        )
         if linked_to <= before:
             return 0
         self.require(not self._plan.is_lossless, f"shard {shard}: gap jumped at {before}")

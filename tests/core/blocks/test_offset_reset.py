@@ -10,7 +10,7 @@ from fixtures.artifacts import make_artifact
 from fixtures.blocks import make_block, new_cells
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
-from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, encode_block
+from streamgauge.models.blocks.block import NOTHING_BEFORE, OFFSET_RESET, encode_block
 from streamgauge.models.blocks.chain import cut, new_ends
 from streamgauge.models.blocks.position import Position, decode_position, encode_position
 from streamgauge.models.drift.windows import DriftWindows
@@ -39,7 +39,7 @@ def offsets_of(outcomes):
     return [o for out in outcomes for s in out.scored for o in s.block.offset.tolist()]
 
 
-def after_a_reset(first, count=10, previous_end=JUMPED - 40, partition=0):
+def after_a_reset(first, count=10, previous_end=OFFSET_RESET - 40, partition=0):
     """The first block after an offset reset at offset 40."""
     block = make_block(["a", "b"] * (count // 2), first, previous_end, partition)
     return replace(block, offset_resets=1)
@@ -56,7 +56,7 @@ def test_every_shard_receives_a_reset_with_the_end_before_it_and_state_holds_it(
     pieces = dict(cut(block, again.ends, "entity"))
     # Shards without events receive it, too.
     links = [pieces[shard].previous_end for shard in (0, 1, 2)]
-    assert links == [JUMPED - 100, JUMPED - 80, NOTHING_BEFORE]
+    assert links == [OFFSET_RESET - 100, OFFSET_RESET - 80, NOTHING_BEFORE]
     assert {piece.offset_resets for piece in pieces.values()} == {2}
     assert again.ends.tolist() == [701, 701, 701]
 
@@ -88,7 +88,7 @@ def test_entities_of_that_partition_warm_up_again_and_others_do_not(artifact):
 def test_a_reset_without_events_for_the_shard_is_remembered_through_a_rebuild(artifact):
     cells = new_cells()
     process(new_shard(artifact), cells, make_block(["a", "b"] * 20))
-    nothing = after_a_reset(500).take(np.arange(0), JUMPED - 40)
+    nothing = after_a_reset(500).take(np.arange(0), OFFSET_RESET - 40)
     process(new_shard(artifact), cells, nothing)
     [outcome] = process(new_shard(artifact), cells, after_a_reset(510, 10, 510))
     assert offsets_of([outcome]) == list(range(510, 520))
