@@ -76,12 +76,12 @@ def build(
 
 def live_reading(config: Config, artifact: Artifact) -> ReadTelemetry:
     """Return the source of the live job."""
-    given = config.input
+    settings = config.input
     polling = Polling(
-        parse_start(given.start),
-        given.on_missing_offset,
-        given.discovery_interval_s,
-        given.poll_interval_ms,
+        parse_start(settings.start),
+        settings.on_missing_offset,
+        settings.discovery_interval_s,
+        settings.poll_interval_ms,
     )
     return ReadTelemetry(source(config, artifact), polling)
 
