@@ -54,6 +54,7 @@ def build(
     root: Any,
     config: Config,
     artifact: Artifact,
+    *,
     reading: beam.PTransform,
     sinks: Sinks,
     state: SnapshotSettings,

@@ -245,7 +245,8 @@ class Ledger:
             self.require(event is not None, f"({partition}, {offset}, {row}) was never sent")
             self._turn(book, event)
             self.book.fate[event] = fate
-            self._advance_clock(book, partition, self._topic.script[event], self._topic.time_us[event])
+            script, time_us = self._topic.script[event], self._topic.time_us[event]
+            self._advance_clock(book, partition, script, time_us)
             if fate != SCORED:
                 out.aside.add(event)
                 book.set_aside += 1
