@@ -55,6 +55,7 @@ def build(
     root: Any,
     config: Config,
     artifact: Artifact,
+    *,
     reading: beam.PTransform,
     sinks: Sinks,
     state: SnapshotSettings,
@@ -77,12 +78,12 @@ def build(
 
 def live_reading(config: Config, artifact: Artifact) -> ReadTelemetry:
     """Return the source of the live job."""
-    given = config.input
+    settings = config.input
     polling = Polling(
-        start=parse_start(given.start),
-        on_missing_offset=given.on_missing_offset,
-        discovery_interval_s=given.discovery_interval_s,
-        poll_interval_ms=given.poll_interval_ms,
+        start=parse_start(settings.start),
+        on_missing_offset=settings.on_missing_offset,
+        discovery_interval_s=settings.discovery_interval_s,
+        poll_interval_ms=settings.poll_interval_ms,
     )
     return ReadTelemetry(source(config, artifact), polling)
 

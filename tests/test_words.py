@@ -72,7 +72,7 @@ WORDS = {
 SYMBOLS = {"theta": "log_threshold", "eta": "threshold_rate"}
 SYMBOLS_IN = {"models/alerts/budget.py", "docs/quality.md"}
 #: Keys of arrays in artifacts that exist.
-CONTRACTS = ("calibration.log_once_in", "thresholds.theta")
+CONTRACTS = ("calibration.log_once_in", "thresholds.theta", "episode")
 # Names that stand for a missing noun, in product code.
 NAMELESS = {
     "found": "the thing that was found",

@@ -149,7 +149,8 @@ def messages(
     allowed = np.ones(log_score.shape, bool) if may_send is None else may_send
     times = np.broadcast_to(event_time_us, log_score.shape)
     eta, floor = (np.broadcast_to(each, len(rows)) for each in (start.threshold_rate, start.floor))
-    return _messages(rows, log_score, times, allowed, BudgetParams.of(spec), eta, floor)
+    sent: np.ndarray = _messages(rows, log_score, times, allowed, BudgetParams.of(spec), eta, floor)
+    return sent
 
 
 @cached_njit(error_model="numpy")

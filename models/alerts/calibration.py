@@ -50,7 +50,8 @@ class Calibration:
         tail = -np.log(self.tail_share) + self._log_inverse_survival(excess)
         log_n = np.where(exact > self.tail_start, tail, bulk)
         log_n = np.where(np.isnan(exact), np.log(RARITY_MAX), log_n)
-        return np.exp(np.clip(log_n, 0.0, np.log(RARITY_MAX))).astype(np.float32)
+        rarity: np.ndarray = np.exp(np.clip(log_n, 0.0, np.log(RARITY_MAX)))
+        return rarity.astype(np.float32)
 
     def threshold(self, rarity_1_in_n: float) -> float:
         """Return the score that 1 in `rarity_1_in_n` events exceeds on normal data."""
@@ -59,10 +60,9 @@ class Calibration:
         if beyond <= 0:
             return float(np.interp(log_n, self.log_rarity, self.grid))
         if self.tail_shape < 1e-9:
-            return self.tail_start + self.tail_scale * beyond
-        return self.tail_start + self.tail_scale * np.expm1(self.tail_shape * beyond) / (
-            self.tail_shape
-        )
+            return float(self.tail_start + self.tail_scale * beyond)
+        excess = self.tail_scale * np.expm1(self.tail_shape * beyond) / self.tail_shape
+        return float(self.tail_start + excess)
 
     def _log_inverse_survival(self, excess: np.ndarray) -> np.ndarray:
         """Return -log P(X > excess) of the standard generalised Pareto distribution."""

@@ -135,7 +135,7 @@ def fill_new(rows: np.ndarray, policy: AlertPolicy, rules: AlertRules) -> None:
 @njit(error_model="numpy", inline="always")
 def may_learn(head: Record, is_warming: bool) -> bool:
     """Return whether the statistics of an entity learn from its next event."""
-    return head.calm_events_left == 0 or is_warming
+    return bool(head.calm_events_left == 0 or is_warming)
 
 
 @njit(error_model="numpy", inline="always")
@@ -218,7 +218,7 @@ def _charge(
     _, sent = budget.charge(
         head, log_score, event_time_us, may_send, rules.budget, threshold_rate, floor
     )
-    return sent
+    return bool(sent)
 
 
 @njit(error_model="numpy", inline="always")
@@ -276,4 +276,5 @@ def _update_step_size(head: Record, change: float, learned: bool) -> bool:
         # At first the mean of all events, so that it is usable after a few of them.
         rate = max(1.0 / max(int(head.event_count) - 1, 1), BASELINE_RATE)
         head.step_size_baseline += rate * (change - head.step_size_baseline)
-    return head.step_size_recent <= STATIONARY_RATIO * head.step_size_baseline + STATIONARY_LEAST
+    limit = STATIONARY_RATIO * head.step_size_baseline + STATIONARY_LEAST
+    return bool(head.step_size_recent <= limit)

@@ -76,7 +76,8 @@ def log_score(score: np.ndarray) -> np.ndarray:
     >>> log_score(np.array([1.0, 0.0])).round(1).tolist()
     [0.0, -20.7]
     """
-    return np.log(np.maximum(score, SCORE_MIN, dtype=np.float64))
+    logarithm: np.ndarray = np.log(np.maximum(score, SCORE_MIN, dtype=np.float64))
+    return logarithm
 
 
 def fit(scores: Sequence[np.ndarray], times_us: Sequence[np.ndarray]) -> Thresholds:

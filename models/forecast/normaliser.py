@@ -194,5 +194,7 @@ class Normaliser:
     def spread_rate(self, weight: np.ndarray) -> np.ndarray:
         """Return the learning rate of variances and residual scales, which start from a prior."""
         prior = np.float32(self.spec.prior_events)
-        rate: np.ndarray = np.float32(1.0) / (weight + prior)
-        return np.maximum(rate, np.float32(self.spec.rate_min))
+        rate: np.ndarray = np.maximum(
+            np.float32(1.0) / (weight + prior), np.float32(self.spec.rate_min)
+        )
+        return rate

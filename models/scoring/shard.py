@@ -96,7 +96,7 @@ class ShardScorer:
             if any(_changes_state(block) for _, block in arrival.ready):
                 self._store(live, cells, arrival.ready)
                 cells.drift.write(live.drift.to_bytes())
-            self._renew(live, cells, token)
+            self._commit(live, cells, token)
         self._cache(shard, live)
         return outcome
 
@@ -115,7 +115,7 @@ class ShardScorer:
         reports = live.drift.flush()
         if reports:
             cells.drift.write(live.drift.to_bytes())
-            self._renew(live, cells, token)
+            self._commit(live, cells, token)
         self._cache(shard, live)
         return reports
 
@@ -164,7 +164,7 @@ class ShardScorer:
         live = _LiveTable(epoch, table, drift)
         self._replace_log(live, cells)
         cells.drift.write(snapshot.drift)
-        self._renew(live, cells, token)
+        self._commit(live, cells, token)
         self._cache(snapshot.shard, live)
 
     def _load(self, shard: int, cells: Cells) -> _LiveTable:
@@ -203,7 +203,7 @@ class ShardScorer:
         return table
 
     @staticmethod
-    def _renew(live: _LiveTable, cells: Cells, token: bytes) -> None:
+    def _commit(live: _LiveTable, cells: Cells, token: bytes) -> None:
         live.epoch.token = token
         cells.epoch.write(encode_epoch(live.epoch))
 

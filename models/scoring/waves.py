@@ -144,14 +144,14 @@ def arrange(
 def _clock_of(partition: int, clocks: Clocks) -> int:
     for i in range(len(clocks.partition)):
         if clocks.partition[i] == partition:
-            return clocks.now_us[i]
+            return int(clocks.now_us[i])
     return 0
 
 
 @njit
 def _is_silent(head: Record, now_us: int, ttl_us: int) -> bool:
     """Return whether an entity is silent for twice the TTL by the clock of its last partition."""
-    return head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us
+    return bool(head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us)
 
 
 @cached_njit()
@@ -177,7 +177,7 @@ def is_expired(head: Record, event: int, events: BlockEvents, clocks: Clocks, tt
     is_same_partition = head.partition == events.partition
     now_us = events.clock_us[event] if is_same_partition else _clock_of(head.partition, clocks)
     is_after_ttl = events.event_time_us[event] - head.event_time_us > ttl_us
-    return is_after_ttl or _is_silent(head, now_us, ttl_us)
+    return bool(is_after_ttl or _is_silent(head, now_us, ttl_us))
 
 
 @njit(error_model="numpy", inline="always")
@@ -242,7 +242,7 @@ def _decide_lane(
     decisions.action[lane], decisions.threshold[lane] = action, threshold
     results.score[event], results.loss[event] = score, scratch.loss[lane]
     results.verdict[event] = verdict
-    return action != 0
+    return bool(action != 0)
 
 
 @cached_njit(error_model="numpy")

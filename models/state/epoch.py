@@ -1,6 +1,6 @@
 """The epoch: a small record that names the state of a shard.
 
-Each write renews it under a new random token. A cached table is valid only while its token
+Each write replaces it under a new random token. A cached table is valid only while its token
 equals the one in state. So neither a retried bundle, nor a restored checkpoint, nor a shard that
 moved to another worker can use a stale table.
 """

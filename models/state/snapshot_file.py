@@ -256,7 +256,7 @@ def _table(columns: pa.Table, name: str, layout: Layout) -> EntityTable:
 
 def _values(column: Any, field: str, like: np.ndarray, name: str) -> np.ndarray:
     flat = column.flatten() if isinstance(column.type, pa.FixedSizeListType) else column
-    values = flat.to_numpy(zero_copy_only=False)
+    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
     if values.size != like.size or values.dtype != like.dtype:
         raise StateFormatError(
             f"{name}: {field} must be {like.dtype} {like.shape}; "

@@ -187,7 +187,7 @@ class Trainer:
         self._best = self._copy_of_weights()
         self._train, self._held_out = self._tensors_of(train), self._tensors_of(held_out)
         chunks = math.ceil((train.z.shape[1] - 1) / settings.chunk)
-        self._chunks = max(chunks, 1)
+        self._chunks: int = max(chunks, 1)
 
     @property
     def precision(self) -> str:
@@ -282,7 +282,7 @@ class Trainer:
             mean, log_sigma, after = self.network(noisy, hidden)
         value = _loss(mean, log_sigma, z, linear, mask)
         self._optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_MAX)
         is_skipped = not (torch.isfinite(value) and torch.isfinite(norm))
         share = (i + 1) / self._chunks
@@ -327,7 +327,7 @@ class Trainer:
         """Return the loss on sequences, without noise and in float32."""
         self.network.eval()
         mean, log_sigma, _ = self.network(z[:, :-1], self._no_hidden(len(z)))
-        return _loss(mean, log_sigma, z, linear, mask).item()
+        return float(_loss(mean, log_sigma, z, linear, mask).item())
 
     def _no_hidden(self, rows: int) -> Tensor:
         return torch.zeros(1, rows, self.settings.hidden, device=self._device)

@@ -79,7 +79,7 @@ def run_in_process(
     )
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     kept = state or graph.replay_state(config)
-    graph.build(pipeline, config, artifact, reading, sinks, kept, is_live=False)
+    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=kept, is_live=False)
     heard = [listener] if listener else []
     _listeners.extend(heard)
     try:
@@ -131,7 +131,7 @@ def run_on_flink(
     pipeline = beam.Pipeline(options=options)
     sinks = graph.file_sinks(str(directory))
     kept = state or graph.replay_state(config)
-    graph.build(pipeline, config, artifact, reading, sinks, kept, is_live=False)
+    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=kept, is_live=False)
     pipeline.run().wait_until_finish()
     return gather(directory)
 

@@ -118,7 +118,7 @@ def live_proto(config, artifact):
     pipeline = beam.Pipeline(options=PipelineOptions(["--runner=PortableRunner"]))
     reading = graph.live_reading(config, artifact)
     sinks, state = graph.topic_sinks(config), graph.live_state(config)
-    graph.build(pipeline, config, artifact, reading, sinks, state, is_live=True)
+    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=state, is_live=True)
     return pipeline.to_runner_api()
 
 

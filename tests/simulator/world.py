@@ -4,7 +4,7 @@
                  └──────────── one consistent checkpoint ────────┘      at least once
 
 Time is a counter, randomness one seeded generator, and every method either happens as a
-whole or, where it is told to fail, leaves nothing but what a dying worker leaves: stale
+whole or, where it fails on purpose, leaves nothing but what a dying worker leaves: stale
 memory and outputs that are already out. Snapshots of shards outlive a job: another one
 may start from them, each taken when it happened to be. The methods are what may happen;
 `simulate` and the state machine choose when.
@@ -152,7 +152,7 @@ class World:
 
         Args:
             places: of the blocks in `in_flight`, in order of arrival.
-            fails_after: the bundle fails behind that many blocks; None for never.
+            fails_after: the bundle fails after that many blocks; None for never.
             writes: the failing call itself dies after that many writes; -1 between calls.
 
         Returns:
@@ -314,7 +314,7 @@ class World:
         live = worker._live[shard]
         is_full = len(waiting) > self.plan.held_blocks_max
         self.ledger.require(
-            is_full or not outcome.desyncs, f"gap given up, {len(waiting)} blocks behind it"
+            is_full or not outcome.desyncs, f"gap given up, {len(waiting)} blocks after it"
         )
         emitted = self.ledger.follow(shard, outcome, live.table, self.policy)
         self.ledger.check_bounds(shard, cells, live, self.shard_policy)
@@ -335,7 +335,7 @@ class World:
             self.worker_of(shard).start_from(snapshot, cells, self.rng.randbytes(TOKEN_BYTES))
 
     def _waiting(self, arriving: Delivery) -> set[tuple[int, int, int]]:
-        """The blocks that would be held back behind gaps with `arriving`, each once."""
+        """The blocks that would be held back after gaps with `arriving`, each once."""
         if self.plan.is_lossless:
             return set()
         held = [*self._cells[arriving.shard].held.values, arriving.data]

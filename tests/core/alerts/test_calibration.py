@@ -28,13 +28,13 @@ def test_heavy_tail_is_recognised():
     assert calibration.fit(pareto).tail_shape == pytest.approx(0.25, abs=0.06)
 
 
-def test_once_in_is_monotone_finite_and_bounded(exponential):
+def test_rarity_is_monotone_finite_and_bounded(exponential):
     scores = np.concatenate([np.linspace(-5, 50, 5_000), [1e6, 1e30, np.inf]])
-    found = exponential.rarity_1_in_n(scores)
-    assert found.dtype == np.float32
-    assert np.isfinite(found).all()
-    assert (np.diff(found) >= 0).all()
-    assert (found[0], found[-1]) == (1.0, np.float32(RARITY_MAX))
+    rarity = exponential.rarity_1_in_n(scores)
+    assert rarity.dtype == np.float32
+    assert np.isfinite(rarity).all()
+    assert (np.diff(rarity) >= 0).all()
+    assert (rarity[0], rarity[-1]) == (1.0, np.float32(RARITY_MAX))
 
 
 def test_score_that_is_not_a_number_is_the_rarest(exponential):
@@ -43,7 +43,7 @@ def test_score_that_is_not_a_number_is_the_rarest(exponential):
 
 @pytest.mark.parametrize("rarity_1_in_n", [2.0, 30.0, 49.0, 51.0, 1e3, 1e6])
 @pytest.mark.parametrize("shape", [0.0, 0.3])
-def test_threshold_is_the_inverse_of_once_in(exponential, rarity_1_in_n, shape):
+def test_threshold_is_the_inverse_of_rarity(exponential, rarity_1_in_n, shape):
     arrays = exponential.to_arrays()
     arrays["calibration.tail"] = np.array([*arrays["calibration.tail"]])
     arrays["calibration.tail"][2] = shape

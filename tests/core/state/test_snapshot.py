@@ -209,7 +209,7 @@ def test_a_partition_is_read_from_the_lowest_position_of_any_shard():
     assert start_offsets(headers) == {0: 40, 1: 10}
 
 
-def test_a_shard_that_heard_nothing_of_a_partition_needs_it_from_its_beginning():
+def test_a_shard_without_progress_in_a_partition_needs_it_from_its_beginning():
     headers = [header(i, {0: (5, 90)}) for i in range(3)]
     assert start_offsets([*headers, header(3, {1: (0, 7)})]) == {0: 5, 1: 0}
 
