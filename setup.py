@@ -57,6 +57,7 @@ setup(
         "streamgauge": ["py.typed"],
         "streamgauge.infra": ["locks/*.txt", "docker/*"],
         "streamgauge.infra.local": ["*.xml"],
+        "streamgauge.transforms.messages": ["schemas/*.json"],
         "streamgauge.pipeline.replay": ["bundled/*", "bundled/*/*"],
         "streamgauge.pipeline.report": ["*.html"],
     },

@@ -1,34 +1,34 @@
-"""The exceptions of streamgauge, by whose fault they are.
+"""The exceptions of streamgauge, by who has to act.
 
     StreamgaugeError
-    ├── ConfigError            the operator's: before the job starts, exit code 2
-    ├── EventError             the sender's: becomes a dead letter, the job goes on
-    ├── ArtifactError          the deployment's: the job stops, loudly
-    ├── StateFormatError       the deployment's: the job stops, loudly
+    ├── ConfigError            the operator: raised before the job starts, exit code 2
+    ├── EventError             the producer: becomes a dead letter, the job continues
+    ├── ArtifactError          whoever deploys: the job stops
+    ├── StateFormatError       whoever deploys: the job stops
     │   └── StateDamagedError  bytes were lost or altered; a shard may be reset instead
-    └── TrainingError          training cannot go on; says what to change
+    └── TrainingError          training cannot continue; the message says what to change
 
-Each text names where, the rule, and what came instead. `assert` is for our own
-mistakes and never for input.
+Each message names the place, the rule and the offending value. `assert` is for errors in this
+code, never for input.
 """
 
 from __future__ import annotations
 
 
 class StreamgaugeError(Exception):
-    """Root of all errors that streamgauge raises on purpose."""
+    """Base class of all errors that streamgauge raises on purpose."""
 
 
 class ConfigError(StreamgaugeError):
-    """A setting, a file or a service the operator named is not usable as given."""
+    """A setting, a file or a service that the operator named cannot be used."""
 
 
 class EventError(StreamgaugeError):
-    """An event cannot be processed; `reason` is a short constant for counters.
+    """An event cannot be processed.
 
     Args:
-        reason: a constant of `models.events.decoder`, the same for all events with this fault.
-        detail: the field, the rule and what came instead.
+        reason: a constant of `models.events.validation`, used in counters and dead letters.
+        detail: the field, the rule and the offending value.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -38,16 +38,16 @@ class EventError(StreamgaugeError):
 
 
 class ArtifactError(StreamgaugeError):
-    """An artifact is missing, incomplete, altered, or not the one the state was made with."""
+    """An artifact is missing, incomplete, altered, or another than the one that made the state."""
 
 
 class StateFormatError(StreamgaugeError):
-    """Bytes in state are not a segment this build can read; the message says how to repair."""
+    """This release cannot read bytes in state; the message says what to do."""
 
 
 class StateDamagedError(StateFormatError):
-    """State is incomplete or altered: a checksum, a digest or a sequence does not hold."""
+    """State is incomplete or altered: a checksum, a digest or a sequence number is wrong."""
 
 
 class TrainingError(StreamgaugeError):
-    """Training cannot go on; the message names the step and what to change."""
+    """Training cannot continue; the message names the step and what to change."""

@@ -1,4 +1,7 @@
-"""Assembly and face of streamgauge: configuration, the graph, the commands.
+"""Assembly of streamgauge: configuration, the Beam graph, and the commands of the user.
 
-Reading order: `config`, `graph`, `run`, `backtest`, `demo`, `cli`.
+Reading order: `config` (all settings), `graph` (the job on one page), `jobs` (run it), `replay`
+(backtest and demo), `audit`, `evaluation`, `training`, `report`, `cli`.
+
+May import: models, transforms, infra. `config` imports only policies of models.
 """

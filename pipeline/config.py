@@ -1,7 +1,10 @@
 """The configuration of a job: one YAML file, then `--set` flags, checked before anything runs.
 
-Every key has a default but `artifact`. Unknown keys are errors; each error names the
-field, the rule and what came. Parts receive only their branch of the tree.
+Every key except `artifact` has a default. Unknown keys are errors. Each error names the
+field, the rule and the value. Parts of the job receive only their branch of the tree.
+
+A field `policy` holds settings that the core defines. In YAML they stand among the other keys of
+their section: `alerts.cooldown_s` is `config.alerts.policy.cooldown_s`.
 """
 
 from __future__ import annotations
@@ -19,11 +22,18 @@ import yaml
 
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.events.validation import DecodeLimits
-from streamgauge.models.scoring.scorer import ScoringPolicy
-from streamgauge.models.scoring.shard import DAMAGE_POLICIES
+from streamgauge.models.events.limits import DecodeLimits
+from streamgauge.models.scoring.policy import (
+    HELD_BLOCKS_MAX,
+    ON_DAMAGE,
+    ScoringPolicy,
+    ShardPolicy,
+)
 
-#: librdkafka properties that are secrets; job graphs are visible in runners' web pages.
+#: Field of a section whose settings stand among the other keys of the section.
+POLICY = "policy"
+
+#: librdkafka properties that are secrets. Job graphs are visible on the web pages of runners.
 SECRET_PROPERTIES = ("sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem")
 MISSING_OFFSET_POLICIES = ("fail", "earliest", "latest")
 ROUTINGS = ("entity", "partition")
@@ -34,10 +44,11 @@ SCORE_FORMATS = ("arrow", "json")
 class Kafka:
     """How to reach the broker."""
 
+    #: Addresses of brokers, host:port, separated by commas.
     bootstrap_servers: str = "127.0.0.1:9092"
     #: More librdkafka properties, e.g. `security.protocol`; no secrets.
     settings: dict[str, str] = field(default_factory=dict)
-    #: YAML file with secret librdkafka properties; every worker reads it at its own start.
+    #: YAML file with secret librdkafka properties. Every worker reads it when it starts.
     secrets_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,25 +64,27 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What is read, and from where on."""
+    """What the job reads, and where it begins."""
 
+    #: Topic of the telemetry.
     topic: str = "telemetry.events.v1"
-    #: "earliest", "latest", an ISO 8601 time, or offsets as "0:120,1:85"; used only without state.
+    #: "earliest", "latest", an ISO 8601 time, or offsets as "0:120,1:85". Only used without state.
     start: str = "earliest"
-    #: An offset that the broker no longer has: "fail", or jump to "earliest" or "latest".
+    #: If the broker no longer has an offset: "fail", or continue at "earliest" or "latest".
     on_missing_offset: str = "fail"
-    #: "entity": a shard is a hash of the entity; "partition": of the partition, for topics
-    #: whose producers key by entity.
+    #: "entity" assigns shards by a hash of the entity, "partition" by the partition, for topics
+    #: whose producers use the entity as key.
     routing: str = "entity"
-    #: How often to look for new partitions, seconds.
+    #: Interval at which the job looks for new partitions, seconds.
     discovery_interval_s: float = 30.0
-    #: How long a partition that was read to its end rests before the next poll, milliseconds.
+    #: Pause before a partition that was read to its end is polled again, milliseconds.
     poll_interval_ms: int = 20
-    #: About the most events taken in one block: larger ones leave the processor's caches,
-    #: smaller ones pay more per block.
+    #: Most events of a block, approximately. Larger blocks exceed the processor's caches, smaller
+    #: ones cost more per event.
     block_events_max: int = 20_000
-    #: Feature names in order that the artifact must have; None takes whatever it has.
+    #: Features in order that the artifact must have; null accepts any.
     features: list[str] | None = None
+    #: Bounds on what a sender may send.
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
@@ -84,24 +97,28 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring(ScoringPolicy):
-    """How events are scored; `shards` is fixed for the life of a job's state."""
+class Scoring:
+    """How events are scored."""
 
-    #: IncrementalSnapshot of the entities; a small multiple of the parallelism keeps blocks large.
+    #: Late events, limits and expiry of entities.
+    policy: ScoringPolicy = field(default_factory=ScoringPolicy)
+    #: Number of slices that entities are divided into; fixed for the life of the state. A small
+    #: multiple of the parallelism keeps blocks large.
     shards: int = 8
-    #: Blocks held back behind a gap before it is given up and counted.
-    held_blocks_max: int = 64
+    #: Blocks of a shard held back after a gap before the gap is given up and counted.
+    held_blocks_max: int = HELD_BLOCKS_MAX
 
     def __post_init__(self) -> None:
-        ScoringPolicy.__post_init__(self)
         _at_least("scoring.shards", self.shards, 1)
-        _at_least("scoring.held_blocks_max", self.held_blocks_max, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Alerts(AlertPolicy):
-    """How many messages people get, and where they go."""
+class Alerts:
+    """When alerts are raised, and where they are sent."""
 
+    #: Budget, cool-down and severity.
+    policy: AlertPolicy = field(default_factory=AlertPolicy)
+    #: Topic of the alerts.
     topic: str = "anomaly.alerts.v1"
 
 
@@ -109,9 +126,9 @@ class Alerts(AlertPolicy):
 class Scores:
     """The score of every event."""
 
-    #: None writes no scores.
+    #: Topic of the scores; null writes no scores.
     topic: str | None = "anomaly.scores.v1"
-    #: "arrow": one record batch per block; "json": one message per event, for low rates.
+    #: "arrow": one record batch per block; "json": one message per event, for low event rates.
     format: str = "arrow"
 
     def __post_init__(self) -> None:
@@ -122,6 +139,7 @@ class Scores:
 class DeadLetters:
     """Events that could not be processed."""
 
+    #: Topic of the dead letters.
     topic: str = "anomaly.dlq.v1"
 
 
@@ -129,8 +147,9 @@ class DeadLetters:
 class Drift:
     """Statistics of inputs, scores and loss per window."""
 
+    #: Topic of the drift reports.
     topic: str = "anomaly.drift.v1"
-    #: Length of a window, event time, seconds.
+    #: Length of a window in event time, seconds.
     window_s: int = 3_600
 
     def __post_init__(self) -> None:
@@ -139,10 +158,11 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How far each shard is, and what went otherwise than planned: gaps, resets, stale tables."""
+    """Progress and fault counters of each shard: gaps, resets, stale tables."""
 
+    #: Topic of the health reports.
     topic: str = "anomaly.health.v1"
-    #: Seconds between two reports of a shard.
+    #: Interval between two reports of a shard, seconds.
     interval_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -151,37 +171,43 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Snapshots of what entities remember, outside the runner."""
+    """Snapshots of entity state, outside the runner."""
 
-    #: Folder that all workers reach (a path, s3://…, gs://…); None keeps no snapshots.
+    #: Folder that all workers reach (a path, s3://…, gs://…); null writes no snapshots.
     folder: str | None = None
-    #: Seconds between two snapshots of a shard; kept at the beat of its health reports.
+    #: Least interval between two snapshots of a shard, seconds. A snapshot is taken together with
+    #: a health report.
     snapshot_interval_s: float = 300.0
-    #: State that is damaged: "fail", or "reset" the shard, whose entities start anew.
-    on_damage: str = "fail"
+    #: If state is damaged: "fail" the job, or "reset" the shard, whose entities warm up again.
+    on_damage: str = ON_DAMAGE
 
     def __post_init__(self) -> None:
         _at_least("state.snapshot_interval_s", self.snapshot_interval_s, 1)
-        _one_of("state.on_damage", self.on_damage, DAMAGE_POLICIES)
 
 
 @dataclass(frozen=True, slots=True)
 class Flink:
-    """The cluster that runs the job; the defaults are those of `streamgauge up`."""
+    """The cluster that runs the job. The defaults are those of `streamgauge up`."""
 
+    #: Address of Beam's job server, host:port.
     job_endpoint: str = "127.0.0.1:8099"
+    #: Address of Flink's REST API.
     rest_url: str = "http://127.0.0.1:8081"
-    #: Where the Python worker pool listens, as the TaskManagers see it.
+    #: Address of the Python worker pool as the TaskManagers reach it, host:port.
     worker_endpoint: str = "127.0.0.1:50000"
+    #: Parallel instances of each step.
     parallelism: int = 2
-    #: Fixed for the life of a job's state; the most a job can ever be scaled out to.
+    #: Highest parallelism that the job can be scaled to; fixed for the life of the state.
     max_parallelism: int = 128
+    #: Interval between checkpoints, seconds.
     checkpoint_interval_s: float = 10.0
-    #: A checkpoint that takes longer fails, and the job starts again from the one before: so a
-    #: worker that is stuck is noticed.
+    #: A checkpoint that takes longer fails, and the job restarts from the previous one, seconds.
+    #: This detects workers that are stuck.
     checkpoint_timeout_s: float = 120.0
-    #: A bundle of blocks ends after this time or size; latency against overhead.
+    #: Longest time that a bundle collects blocks, milliseconds. Less lowers latency, more lowers
+    #: overhead.
     bundle_time_ms: int = 20
+    #: Most blocks of a bundle.
     bundle_size: int = 16
 
     def __post_init__(self) -> None:
@@ -198,11 +224,11 @@ class Flink:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything a job needs to know."""
+    """The settings of a job."""
 
-    #: Directory of the artifact that scores.
+    #: Directory of the artifact.
     artifact: str
-    #: Name of the job, and of the consumer group it shows up as.
+    #: Name of the job and of its consumer group.
     name: str = "streamgauge"
     kafka: Kafka = field(default_factory=Kafka)
     input: Input = field(default_factory=Input)
@@ -218,9 +244,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.input.topic in self.output_topics():
             raise ConfigError(f"input.topic: must not be an output topic; got {self.input.topic!r}")
+        _ = self.shard_policy  # checks its settings
+
+    @property
+    def shard_policy(self) -> ShardPolicy:
+        """The settings of `scoring` and `state` that a single shard needs."""
+        return ShardPolicy(self.scoring.held_blocks_max, on_damage=self.state.on_damage)
 
     def output_topics(self) -> tuple[str, ...]:
-        """The topics that the job writes."""
+        """Return the topics that the job writes."""
         sections = (self.alerts, self.scores, self.dead_letters, self.drift, self.health)
         return tuple(section.topic for section in sections if section.topic is not None)
 
@@ -228,11 +260,11 @@ class Config:
 def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a YAML file and `section.key=value` overrides into a checked configuration.
 
-    A relative `artifact`, `kafka.secrets_file` or `state.folder` is taken from the file's own
-    folder.
+    A relative `artifact`, `kafka.secrets_file` or `state.folder` is relative to the folder of
+    the file.
 
     Raises:
-        ConfigError: naming the file, the field, the rule and what was found.
+        ConfigError: the file cannot be read, or a setting breaks a rule.
     """
     path = Path(path)
     try:
@@ -259,20 +291,20 @@ def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
 
 
 def from_dict(data: dict[str, Any], where: str = "config") -> Config:
-    """A configuration from plain types; see `load`."""
+    """Return a configuration from plain types; see `load`."""
     _refuse_unknown(data, Config, where, "")
     try:
-        return msgspec.convert(data, Config)
+        return msgspec.convert(_nested(data, Config), Config)
     except msgspec.ValidationError as error:
         text, _, at = str(error).partition(" - at `$")
-        name = at.strip("`.") or "top level"
+        name = at.replace(f".{POLICY}", "").strip("`.") or "top level"
         raise ConfigError(f"{where}: {name}: {text[0].lower()}{text[1:]}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
 def parse_start(text: str) -> str | int | dict[int, int]:
-    """What a start or end says: "earliest", "latest", epoch milliseconds, or offsets.
+    """Read a start or end: "earliest", "latest", epoch milliseconds, or offsets.
 
     >>> parse_start("0:120,1:85")
     {0: 120, 1: 85}
@@ -295,17 +327,39 @@ def parse_start(text: str) -> str | int | dict[int, int]:
     return int(zoned.timestamp() * 1000)
 
 
+def _keys(section: type) -> dict[str, Any]:
+    """Return the YAML keys of a section and their types."""
+    hints = typing.get_type_hints(section)
+    policy = hints.pop(POLICY, None)
+    return hints if policy is None else {**typing.get_type_hints(policy), **hints}
+
+
+def _nested(data: Any, section: type) -> Any:
+    """Return `data` with the settings of each policy moved into its field."""
+    if not isinstance(data, dict):
+        return data  # the conversion reports the type
+    hints = typing.get_type_hints(section)
+    policy = typing.get_type_hints(hints[POLICY]) if POLICY in hints else {}
+    nested = {key: value for key, value in data.items() if key not in policy}
+    for key, value in nested.items():
+        if dataclasses.is_dataclass(hints[key]):
+            nested[key] = _nested(value, hints[key])
+    if policy:
+        nested[POLICY] = {key: value for key, value in data.items() if key in policy}
+    return nested
+
+
 def _refuse_unknown(data: Any, into: type, where: str, at: str) -> None:
     if not isinstance(data, dict):
-        return  # a wrong type: the conversion says so
-    hints = typing.get_type_hints(into)
+        return  # the conversion reports the type
+    hints = _keys(into)
     for key, value in data.items():
         if key not in hints:
             close = difflib.get_close_matches(str(key), hints, 1)
             meant = f"; did you mean {close[0]!r}?" if close else f"; known are {sorted(hints)}"
             raise ConfigError(f"{where}: {at}{key}: unknown key{meant}")
         if dataclasses.is_dataclass(hints[key]):
-            _refuse_unknown(value, hints[key], where, f"{at}{key}.")
+            _refuse_unknown(value, hints[key], where, at=f"{at}{key}.")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -1,4 +1,4 @@
-"""The graph, whole, on one page: one `build()` for the live job and for the replay.
+"""The Beam graph of the job: one `build()` for live and replay.
 
     telemetry ─► ReadTelemetry ─► ScoreEntities ─► FormatAlerts ─► WriteAlerts
                   │ dead letters   │  │  └ scores ──────────────► WriteScores
@@ -6,8 +6,8 @@
                   │                │  └ shard health ───────────► WriteHealth
                   └────────────────┴ dead letters ──────────────► WriteDeadLetters
 
-Step labels are a contract: restoring state matches on them. They are written by hand
-and change only with a migration note.
+Step labels are a contract: a restore matches state by them. They are written by hand and change
+only with a migration note.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import apache_beam as beam
 
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.shard import ShardPolicy
 from streamgauge.models.state.snapshot_file import StateIdentity
 from streamgauge.pipeline.config import Config, parse_start
-from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.messages.alerts import FormatAlerts
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots
 from streamgauge.transforms.score import (
@@ -37,12 +36,13 @@ from streamgauge.transforms.score import (
 from streamgauge.transforms.sinks import files
 from streamgauge.transforms.sinks.files import WriteParts
 from streamgauge.transforms.sinks.topic import WriteTopic
-from streamgauge.transforms.sources.live import DEAD_LETTERS, Polling, ReadTelemetry, Source
+from streamgauge.transforms.sources.live import Polling, ReadTelemetry
+from streamgauge.transforms.sources.source import DEAD_LETTERS, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Sinks:
-    """One transform per kind of output; None writes no scores."""
+    """One transform per kind of output; `scores` is None if no scores are written."""
 
     alerts: beam.PTransform
     scores: beam.PTransform | None
@@ -55,16 +55,17 @@ def build(
     root: Any,
     config: Config,
     artifact: Artifact,
+    *,
     reading: beam.PTransform,
     sinks: Sinks,
     state: SnapshotSettings,
     is_live: bool,
 ) -> None:
-    """Put the steps together on pipeline `root`; live and replay differ in the arguments only."""
+    """Add the steps of the job to pipeline `root`; live and replay differ only in arguments."""
     read = root | "ReadTelemetry" >> reading
     scored = read.blocks | "ScoreEntities" >> scoring(config, artifact, state, is_live)
-    alerts = scored[TRANSITIONS] | "FormatAlerts" >> FormatAlerts(
-        config.input.topic, artifact.digest
+    alerts = scored[TRANSITIONS] | "FormatAlerts" >> beam.ParDo(
+        FormatAlerts(config.input.topic, artifact.digest)
     )
     alerts | "WriteAlerts" >> sinks.alerts
     if sinks.scores is not None:
@@ -76,46 +77,57 @@ def build(
 
 
 def live_reading(config: Config, artifact: Artifact) -> ReadTelemetry:
-    """The source of the live job."""
-    given = config.input
+    """Return the source of the live job."""
+    settings = config.input
     polling = Polling(
-        parse_start(given.start),
-        given.on_missing_offset,
-        given.discovery_interval_s,
-        given.poll_interval_ms,
+        start=parse_start(settings.start),
+        on_missing_offset=settings.on_missing_offset,
+        discovery_interval_s=settings.discovery_interval_s,
+        poll_interval_ms=settings.poll_interval_ms,
     )
     return ReadTelemetry(source(config, artifact), polling)
 
 
 def source(config: Config, artifact: Artifact) -> Source:
-    """What is read, live or replayed."""
+    """Return what is read, live or replayed."""
     return Source(
-        access(config),
-        config.name,
-        config.input.topic,
-        artifact.schema,
-        config.input.limits,
-        config.scoring.shards,
-        config.input.routing,
-        config.input.block_events_max,
-        config.flink.max_parallelism,
+        access=access(config),
+        group=config.name,
+        topic=config.input.topic,
+        schema=artifact.schema,
+        limits=config.input.limits,
+        shards=config.scoring.shards,
+        routing=config.input.routing,
+        block_events_max=config.input.block_events_max,
+        max_parallelism=config.flink.max_parallelism,
     )
 
 
 def origin(config: Config) -> StateIdentity:
-    """Whose memory the shards keep."""
+    """Return the identity of the job's state."""
     return StateIdentity(config.input.topic, config.scoring.shards, config.input.routing)
 
 
 def live_state(config: Config, start_from: str | None = None) -> SnapshotSettings:
-    """Where the live job keeps its snapshots; and the folder that it starts from, if any."""
+    """Return the snapshot settings of the live job.
+
+    Args:
+        config: of the job.
+        start_from: folder with the snapshots that the job starts from; None for no state.
+    """
     return _state(config, start_from, state_folder(config))
 
 
 def replay_state(
     config: Config, start_from: str | None = None, snapshot_folder: str | None = None
 ) -> SnapshotSettings:
-    """Snapshots of a replay: never those of the live job, and kept when its input ends."""
+    """Return the snapshot settings of a replay, which writes its snapshots when its input ends.
+
+    Args:
+        config: of the live job.
+        start_from: folder with the snapshots that the replay starts from; None for no state.
+        snapshot_folder: folder for its snapshots, not that of the live job; None writes none.
+    """
     return _state(config, start_from, snapshot_folder)
 
 
@@ -125,39 +137,42 @@ def _state(config: Config, start_from: str | None, snapshot_folder: str | None) 
             f"--state: must not be the folder that the job itself writes to, {snapshot_folder}; "
             "make a copy with `streamgauge state export`"
         )
-    # Named one by one now: what a folder holds later must not change where a shard starts.
+    # The files are chosen now: files that the folder gets later must not change the start.
     files = newest_snapshots(start_from) if start_from else {}
     return SnapshotSettings(
-        origin(config), snapshot_folder, config.state.snapshot_interval_s, files
+        origin=origin(config),
+        snapshot_folder=snapshot_folder,
+        snapshot_interval_s=config.state.snapshot_interval_s,
+        start_from=files,
     )
 
 
 def state_folder(config: Config) -> str | None:
-    """The folder in which the live job of this name keeps its snapshots."""
+    """Return the folder for the snapshots of the live job of this name."""
     return f"{config.state.folder}/{config.name}" if config.state.folder else None
 
 
 def scoring(
     config: Config, artifact: Artifact, state: SnapshotSettings, is_live: bool
 ) -> ScoreEntities:
-    """The scoring step, live or replayed."""
+    """Return the scoring step, live or replayed."""
     return ScoreEntities(
         ScoringSpec(
-            ArtifactRef(config.artifact, artifact.digest),
-            state,
-            config.scoring,
-            config.alerts,
-            ShardPolicy(config.scoring.held_blocks_max, on_damage=config.state.on_damage),
-            config.drift.window_s,
-            config.scores.format if config.scores.topic else None,
-            config.health.interval_s,
-            is_live,
+            artifact=ArtifactRef(config.artifact, artifact.digest),
+            state=state,
+            scoring=config.scoring.policy,
+            alerts=config.alerts.policy,
+            shard=config.shard_policy,
+            drift_window_s=config.drift.window_s,
+            score_format=config.scores.format if config.scores.topic else None,
+            health_interval_s=config.health.interval_s,
+            is_live=is_live,
         )
     )
 
 
 def topic_sinks(config: Config) -> Sinks:
-    """Outputs of the live job."""
+    """Return the outputs of the live job."""
     kafka = access(config)
     return Sinks(
         WriteTopic(kafka, config.alerts.topic),
@@ -169,12 +184,12 @@ def topic_sinks(config: Config) -> Sinks:
 
 
 def file_sinks(directory: str) -> Sinks:
-    """Outputs of a replay: never the live topics."""
+    """Return the outputs of a replay: files, never the topics of the live job."""
     kinds = (files.ALERTS, files.SCORES, files.DEAD_LETTERS, files.DRIFT, files.HEALTH)
     return Sinks(*(WriteParts(directory, kind) for kind in kinds))
 
 
 def access(config: Config) -> KafkaAccess:
-    """How workers reach the broker."""
+    """Return how workers reach the broker."""
     kafka = config.kafka
     return KafkaAccess(kafka.bootstrap_servers, kafka.settings, kafka.secrets_file)

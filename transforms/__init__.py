@@ -1,5 +1,6 @@
-"""Beam shells around the pure core: unpack, take the state, call the core, store, yield.
+"""Beam steps around the core: unpack the element, take the state, call the core, store, yield.
 
-Every edge between steps is bytes with an explicit layout; nothing is ever pickled.
-Reading order: `keys`, `outgoing`, `kafka`, `read`, `replay`, `score`, `alert`, `drift`, `write`.
+Reading order: `sources`, `score`, `messages`, `sinks`; `runner`, `kafka` and `metrics` serve them.
+Elements between steps are bytes with a documented layout; nothing is pickled.
+Imports `models` only.
 """

@@ -1,9 +1,9 @@
-"""Turns a score into "once in N events", fitted on held-out, time-ordered scores.
+"""Turns a score into its rarity, 1 in N events; fitted on held-out, time-ordered scores.
 
-In the bulk the answer is the empirical tail frequency, on a grid; beyond the tail level
-it is a generalised Pareto tail (peaks over threshold; Hosking and Wallis 1987,
+In the bulk the rarity is the empirical tail frequency, on a grid. Beyond the tail level it
+follows a generalised Pareto tail (peaks over threshold; Hosking and Wallis 1987,
 "Parameter and Quantile Estimation for the Generalized Pareto Distribution"), fitted by
-probability-weighted moments. N is comparable across model versions, a score is not.
+probability-weighted moments. N is comparable across model versions; a score is not.
 """
 
 from __future__ import annotations
@@ -17,81 +17,85 @@ from streamgauge.models.errors import ArtifactError, TrainingError
 
 TAIL_LEVEL = 0.98  # quality.md section 6: peaks over the .98 quantile
 GRID_POINTS = 512
-ONCE_IN_MAX = 1e9  # beyond it the tail says nothing; also keeps N finite in JSON
+RARITY_MAX = 1e9  # the tail has no information beyond it; also makes N finite in JSON
 SCORES_MIN = 500  # below this the tail holds fewer than ten peaks
 
-# A shape below 0 ends the tail at a largest score, past which N would be infinite;
-# above 0.5 the variance is infinite and the fit chases single peaks.
+# A shape below 0 ends the tail at a largest score, above which N would be infinite. Above 0.5
+# the variance is infinite and single peaks dominate the fit.
 SHAPE_RANGE = (0.0, 0.5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Monotone map between scores and "once in N events"."""
+    """Monotone map between scores and rarities."""
 
     #: (G,) float64, ascending scores of the bulk.
     grid: np.ndarray
-    #: (G,) float64, log of "once in N" at each of them, ascending from 0.
-    log_once_in: np.ndarray
-    #: Score at which the Pareto tail begins, its share of events, shape and scale.
+    #: (G,) float64, log of the rarity N at each score of the grid, ascending from 0.
+    log_rarity: np.ndarray
+    #: Score at which the Pareto tail begins; share of events in the tail; its shape and scale.
     tail_start: float
     tail_share: float
     tail_shape: float
     tail_scale: float
 
     def rarity_1_in_n(self, score: np.ndarray) -> np.ndarray:
-        """How rare a score at least this high is: 1 event in N; float32, 1 to 1e9.
+        """Return N such that 1 event in N scores at least this high; float32, 1 to 1e9.
 
-        NaN becomes the largest N: a score that cannot be compared is not a quiet one.
+        NaN gets the largest N: a score that cannot be compared must not pass as normal.
         """
         exact = np.asarray(score, np.float64)
-        bulk = np.interp(exact, self.grid, self.log_once_in)
+        bulk = np.interp(exact, self.grid, self.log_rarity)
         excess = np.maximum(exact - self.tail_start, 0.0) / self.tail_scale
         tail = -np.log(self.tail_share) + self._log_inverse_survival(excess)
         log_n = np.where(exact > self.tail_start, tail, bulk)
-        log_n = np.where(np.isnan(exact), np.log(ONCE_IN_MAX), log_n)
-        return np.exp(np.clip(log_n, 0.0, np.log(ONCE_IN_MAX))).astype(np.float32)
+        log_n = np.where(np.isnan(exact), np.log(RARITY_MAX), log_n)
+        rarity: np.ndarray = np.exp(np.clip(log_n, 0.0, np.log(RARITY_MAX)))
+        return rarity.astype(np.float32)
 
     def threshold(self, rarity_1_in_n: float) -> float:
-        """The score that is exceeded once in `rarity_1_in_n` events on normal data."""
-        log_n = np.log(np.clip(rarity_1_in_n, 1.0, ONCE_IN_MAX))
+        """Return the score that 1 in `rarity_1_in_n` events exceeds on normal data."""
+        log_n = np.log(np.clip(rarity_1_in_n, 1.0, RARITY_MAX))
         beyond = log_n + np.log(self.tail_share)
         if beyond <= 0:
-            return float(np.interp(log_n, self.log_once_in, self.grid))
+            return float(np.interp(log_n, self.log_rarity, self.grid))
         if self.tail_shape < 1e-9:
-            return self.tail_start + self.tail_scale * beyond
-        return self.tail_start + self.tail_scale * np.expm1(self.tail_shape * beyond) / (
-            self.tail_shape
-        )
+            return float(self.tail_start + self.tail_scale * beyond)
+        excess = self.tail_scale * np.expm1(self.tail_shape * beyond) / self.tail_shape
+        return float(self.tail_start + excess)
 
     def _log_inverse_survival(self, excess: np.ndarray) -> np.ndarray:
-        """-log P(X > excess) of the standard generalised Pareto."""
+        """Return -log P(X > excess) of the standard generalised Pareto distribution."""
         if self.tail_shape < 1e-9:
             return excess
         return np.log1p(self.tail_shape * excess) / self.tail_shape
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The calibration as named arrays for the artifact."""
+        """Return the calibration as named arrays for the artifact."""
         tail = [self.tail_start, self.tail_share, self.tail_shape, self.tail_scale]
         return {
             "calibration.grid": self.grid,
-            "calibration.log_once_in": self.log_once_in,
+            "calibration.log_once_in": self.log_rarity,
             "calibration.tail": np.array(tail, np.float64),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Calibration:
-        """Read what `to_arrays` wrote; refuses a map that is not monotone and finite."""
-        grid, log_once_in = arrays["calibration.grid"], arrays["calibration.log_once_in"]
+        """Read what `to_arrays` wrote.
+
+        Raises:
+            ArtifactError: the map is not monotone and finite.
+        """
+        grid, log_rarity = arrays["calibration.grid"], arrays["calibration.log_once_in"]
         tail = arrays["calibration.tail"]
         usable = (
-            grid.shape == log_once_in.shape
+            grid.shape == log_rarity.shape
             and grid.ndim == 1
             and grid.size > 0
             and tail.shape == (4,)
-            and all(np.isfinite(a).all() for a in (grid, log_once_in, tail))
+            and all(np.isfinite(a).all() for a in (grid, log_rarity, tail))
             and (np.diff(grid) >= 0).all()
-            and (np.diff(log_once_in) >= 0).all()
+            and (np.diff(log_rarity) >= 0).all()
             and 0 < tail[1] <= 1
             and tail[2] >= 0
             and tail[3] > 0
@@ -101,10 +105,10 @@ class Calibration:
                 "calibration: needs a finite, ascending grid and a tail with share in (0, 1], "
                 f"shape >= 0 and scale > 0; got grid {grid.shape} and tail {tail.tolist()}"
             )
-        return cls(grid, log_once_in, *(float(value) for value in tail))
+        return cls(grid, log_rarity, *(float(value) for value in tail))
 
     def summary(self) -> dict[str, float]:
-        """What the manifest says about it."""
+        """Return the entry of the calibration in the manifest."""
         return {
             "tail_start": self.tail_start,
             "tail_share": self.tail_share,
@@ -114,17 +118,17 @@ class Calibration:
 
 
 def fit(scores: np.ndarray) -> Calibration:
-    """Fit on held-out scores, pooled over entities; never on scores seen in training.
+    """Fit on held-out scores, pooled over entities; never on scores of training events.
 
     Raises:
-        TrainingError: too few finite scores for a tail.
+        TrainingError: there are too few finite scores for a tail.
     """
     ordered = np.sort(np.asarray(scores, np.float64)[np.isfinite(scores)])
     if ordered.size < SCORES_MIN:
         raise TrainingError(
             f"calibration: needs at least {SCORES_MIN} held-out scores; got {ordered.size}"
         )
-    # Even steps in log N, so that the rare side of the bulk is as fine as the common one.
+    # Even steps in log N resolve the rare side of the bulk as finely as the common side.
     log_n = np.linspace(0.0, -np.log(1 - TAIL_LEVEL), GRID_POINTS)
     grid = np.quantile(ordered, 1 - np.exp(-log_n))
     start = float(grid[-1])
@@ -134,7 +138,7 @@ def fit(scores: np.ndarray) -> Calibration:
 
 
 def _fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
-    """Shape and scale of ascending `peaks` by probability-weighted moments."""
+    """Return shape and scale of ascending `peaks` by probability-weighted moments."""
     n = peaks.size
     mean = peaks.mean()
     plotting = (np.arange(1, n + 1) - 0.35) / n
@@ -142,5 +146,5 @@ def _fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
     excess = mean - 2 * weighted
     shape = 2 - mean / excess if excess > 0 else 0.0  # Hosking's k = -shape
     shape = float(np.clip(shape, *SHAPE_RANGE))
-    # The scale that keeps the mean of the peaks under the clipped shape.
+    # This scale preserves the mean of the peaks if the shape was clipped.
     return shape, float(max(mean * (1 - shape), 1e-9))

@@ -1,24 +1,26 @@
-"""What is said when an alert opens, is told again, or closes."""
+"""Builds the record of an alert that opens, is updated or closes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import BASELINE_ACCEPTED, CLOSED, OPENED, AlertPolicy
-from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.alerts.calibration import Calibration
+from streamgauge.models.alerts.decision import AlertAction
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.blocks.block import Block
 from streamgauge.models.blocks.scored_block import BACK_TO_NORMAL, NEW_NORMAL, Transition
 from streamgauge.models.state.entity_row import Record
 
 
 class EventScore(NamedTuple):
-    """What the kernel said of an event."""
+    """The score of an event, and what explains it."""
 
     score: float
-    #: (F,) float32 each, as in `models.workspace.Scratch`.
+    #: (F,) float32 each, as in `models.kernel.buffers.Scratch`.
     parts: np.ndarray
     expected: np.ndarray
 
@@ -27,67 +29,76 @@ _Features = list[tuple[str, float | None, float, float]]
 
 
 class TransitionBuilder:
-    """Puts transitions together under one artifact."""
+    """Builds transitions under one calibration and one policy.
+
+    Args:
+        names: the features, in order.
+        calibration: turns scores into rarities.
+        policy: decides the severity.
+    """
 
     #: Features named in an alert.
     TOP_FEATURES = 5
 
-    def __init__(self, artifact: Artifact, policy: AlertPolicy) -> None:
-        self._names = artifact.schema.names
-        self._calibration = artifact.calibration
-        self._critical_once_in = policy.critical_rarity_1_in_n
+    def __init__(self, names: Sequence[str], calibration: Calibration, policy: AlertPolicy) -> None:
+        self._names = names
+        self._calibration = calibration
+        self._critical_rarity_1_in_n = policy.critical_rarity_1_in_n
 
-    def tell(
+    def build(
         self,
         block: Block,
         event: int,
         row: Record,
-        said: EventScore,
-        told: int,
+        *,
+        scored: EventScore,
+        action: AlertAction,
         log_threshold: float,
     ) -> Transition:
-        """The transition at one event.
+        """Return the transition at one event.
 
         Args:
             block: holds the event.
-            event: its place in the block.
-            row: the entity's record behind it, before its alert is cleared.
-            said: of the event.
-            told: bits, see `models.alerts.policy`.
-            log_threshold: what its log score had to pass for a message.
+            event: index of the event in the block.
+            row: record of the entity after the event, before `decision.complete`.
+            scored: of the event.
+            action: what the event does to the alert.
+            log_threshold: the threshold that the log score had to exceed for a message.
         """
         rarity_1_in_n, peak_rarity = self._calibration.rarity_1_in_n(
-            np.array([said.score, row["alert_peak"]], np.float32)
+            np.array([scored.score, row["alert_peak"]], np.float32)
         ).tolist()
-        value, is_new_normal = block.features[event], bool(told & BASELINE_ACCEPTED)
         return Transition(
-            status=_status(told),
+            status=_status(action),
             entity_id=block.entity_id[event].as_py(),
             partition=block.partition,
             offset=int(block.offset[event]),
             row=int(block.row[event]),
             event_time_us=int(block.event_time_us[event]),
-            score=said.score,
+            score=scored.score,
             rarity_1_in_n=rarity_1_in_n,
             threshold=math.exp(log_threshold),
-            severity="critical" if peak_rarity >= self._critical_once_in else "warning",
+            severity="critical" if peak_rarity >= self._critical_rarity_1_in_n else "warning",
             opened_partition=int(row["alert_partition"]),
             opened_offset=int(row["alert_offset"]),
             opened_row=int(row["alert_row"]),
             opened_time_us=int(row["alert_time_us"]),
             events=int(row["alert_events"]),
             peak=float(row["alert_peak"]),
-            features=self._moved(row, value)
-            if is_new_normal
-            else self._top(value, said.expected, said.parts),
-            reason=_reason(told),
+            features=self._explain(block.features[event], row, scored, action),
+            reason=_reason(action),
         )
 
-    def _moved(self, row: Record, value: np.ndarray) -> _Features:
-        """Features that are farthest from their mean up to now, and that mean."""
+    def _explain(
+        self, value: np.ndarray, row: Record, scored: EventScore, action: AlertAction
+    ) -> _Features:
+        """Return the features that explain a transition, largest share first."""
+        if not action & AlertAction.BASELINE_ACCEPTED:
+            return self._top(value, scored.expected, scored.parts)
+        # A new baseline is explained by the distance of each feature from its old mean.
         with np.errstate(over="ignore"):
             distance = np.square((value - row["mean"]) / np.sqrt(row["var"]))
-        # A distance without end would leave no share to any other.
+        # An infinite distance would leave a share of 0 to all other features.
         share = np.minimum(np.nan_to_num(distance, nan=0.0), np.float32(1e30))
         return self._top(value, row["mean"], share)
 
@@ -105,13 +116,13 @@ class TransitionBuilder:
         ]
 
 
-def _status(told: int) -> str:
-    if told & CLOSED:
+def _status(action: AlertAction) -> str:
+    if action & AlertAction.CLOSED:
         return "closed"
-    return "opened" if told & OPENED else "updated"
+    return "opened" if action & AlertAction.OPENED else "updated"
 
 
-def _reason(told: int) -> str | None:
-    if not told & CLOSED:
+def _reason(action: AlertAction) -> str | None:
+    if not action & AlertAction.CLOSED:
         return None
-    return NEW_NORMAL if told & BASELINE_ACCEPTED else BACK_TO_NORMAL
+    return NEW_NORMAL if action & AlertAction.BASELINE_ACCEPTED else BACK_TO_NORMAL

@@ -1,12 +1,11 @@
-"""An artifact is a directory that holds everything a scorer needs, and proves it.
+"""The artifact: a directory with everything that a scorer needs, verified when it is loaded.
 
-    manifest.json            what it is, how it was made, size and SHA-256 of each file
-    weights.safetensors      the network, as named in `models.forecaster.weight_shapes`
-    statistics.safetensors   priors, linear part, calibration, thresholds, drift reference,
-                             known scores
+    manifest.json            schema, model, training, size and SHA-256 of each file
+    weights.safetensors      the network, named as in `models.forecast.forecaster.weight_shapes`
+    statistics.safetensors   priors, linear part, calibration, thresholds, drift reference
 
-Its version is the SHA-256 of the manifest's canonical bytes, which name the bytes of
-everything else. Files are verified before they are parsed; nothing is ever unpickled.
+Its version is the SHA-256 of the canonical bytes of the manifest, which holds the hashes of the
+other files. Files are verified before they are parsed, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from streamgauge.models.forecast.linear import Linear
 from streamgauge.models.forecast.normaliser import NormaliserSpec, Priors
 from streamgauge.models.forecast.self_test import self_test
 from streamgauge.models.forecast.spec import ForecasterSpec
-from streamgauge.models.state.entity_row import TERMS
+from streamgauge.models.state.entity_row import RESIDUALS
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -60,17 +59,17 @@ class Artifact:
     thresholds: Thresholds
     drift_reference: DriftReference
     manifest: dict[str, Any]
-    #: 64 hex digits, the model's version; every output carries it.
+    #: Version of the model, 64 hex digits; every output carries it.
     digest: str
 
     @property
     def washout_events(self) -> int:
-        """Events after which the score of an entity no longer shows where it started."""
+        """Events after which the score of an entity no longer depends on its first state."""
         return int(self.manifest["washout_events"])
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
-    """The one byte form of a manifest: sorted keys, no spaces, UTF-8, no NaN.
+    """Return the canonical bytes of a manifest: sorted keys, no spaces, UTF-8, no NaN.
 
     >>> canonical({"b": 1, "a": [0.5]})
     b'{"a":[0.5],"b":1}'
@@ -82,7 +81,7 @@ def canonical(manifest: Mapping[str, Any]) -> bytes:
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    """The artifact's version: SHA-256 of the canonical manifest, 64 hex digits."""
+    """Return the version of an artifact: SHA-256 of the canonical manifest, 64 hex digits."""
     return hashlib.sha256(canonical(manifest)).hexdigest()
 
 
@@ -90,6 +89,7 @@ def write(
     directory: Path,
     forecaster: Forecaster,
     calibration: Calibration,
+    *,
     thresholds: Thresholds,
     drift_reference: DriftReference,
     washout_events: int,
@@ -98,13 +98,13 @@ def write(
     """Write an artifact and return its digest.
 
     Args:
-        directory: replaced as a whole if it is an artifact already; never half written.
+        directory: an artifact in it is replaced as a whole, and never half written.
         forecaster: with weights, specification, schema and priors.
         calibration: fitted on held-out scores.
         thresholds: fitted on the same scores.
         drift_reference: fitted on the same events.
         washout_events: see `Artifact.washout_events`; measured by training.
-        training: how it was made, plain JSON types; goes into the manifest as it is.
+        training: how the model was trained, plain JSON types; copied into the manifest.
 
     Raises:
         ConfigError: `directory` exists and is not an artifact.
@@ -130,21 +130,21 @@ def write(
             for name, data in files.items()
         },
     }
-    manifest = json.loads(canonical(manifest))  # tuples become lists, as a reader sees it
+    manifest = json.loads(canonical(manifest))  # as a reader gets it: tuples become lists
     _replace_directory(directory, {**files, MANIFEST: canonical(manifest)})
     return digest_of(manifest)
 
 
 def load(directory: Path, expect_digest: str | None = None) -> Artifact:
-    """Verify an artifact, build what it holds, and run its self-test.
+    """Verify an artifact, build its parts, and run its self-test.
 
     Args:
-        directory: as `write` left it.
-        expect_digest: the version the caller was promised; None accepts any.
+        directory: as `write` wrote it.
+        expect_digest: the version that the caller needs; None accepts any.
 
     Raises:
-        ArtifactError: something is missing, altered, of an unknown format, or this
-            machine cannot score with it; names the part, what was expected and found.
+        ArtifactError: a part is missing, altered or of an unknown format, or this machine does
+            not compute the same bits.
     """
     manifest, digest = _read_manifest(directory)
     if expect_digest is not None and digest != expect_digest:
@@ -160,15 +160,22 @@ def load(directory: Path, expect_digest: str | None = None) -> Artifact:
         calibration = Calibration.from_arrays(statistics)
         thresholds = Thresholds.from_arrays(statistics, len(forecaster.priors.entity_ids))
         drift_reference = DriftReference.from_arrays(statistics, schema.size)
-        _prove(directory, forecaster, manifest["self_test"])
+        _check_self_test(directory, forecaster, manifest["self_test"])
         int(manifest["washout_events"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtifactError(
             f"artifact {directory}: {MANIFEST} and {STATISTICS} must describe a model of format "
             f"{FORMAT_VERSION}; got {type(error).__name__}: {error}"
         ) from error
-    parts = (forecaster, calibration, thresholds, drift_reference)
-    return Artifact(schema, *parts, manifest, digest)
+    return Artifact(
+        schema=schema,
+        forecaster=forecaster,
+        calibration=calibration,
+        thresholds=thresholds,
+        drift_reference=drift_reference,
+        manifest=manifest,
+        digest=digest,
+    )
 
 
 def _statistics(
@@ -177,7 +184,7 @@ def _statistics(
     thresholds: Thresholds,
     drift_reference: DriftReference,
 ) -> dict[str, np.ndarray]:
-    """All arrays that are not weights, by name."""
+    """Return all arrays except the weights, by name."""
     priors, scores = forecaster.priors, forecaster.score_priors
     arrays = {
         "prior.mean": priors.mean,
@@ -203,7 +210,7 @@ def _forecaster(
     weights: Mapping[str, np.ndarray],
     statistics: Mapping[str, np.ndarray],
 ) -> Forecaster:
-    """Put a forecaster together and hold the priors' shapes to the schema's."""
+    """Build the forecaster of an artifact, and check the shapes of its statistics."""
     model = dict(manifest["model"])
     normaliser = NormaliserSpec(**model.pop("normaliser"))
     spec = ForecasterSpec(**{**model, "alphas": tuple(model["alphas"]), "normaliser": normaliser})
@@ -214,37 +221,37 @@ def _forecaster(
         "prior.std_floor": (1 + entities, f),
         "prior.entity_mean": (entities, f),
         "prior.entity_var": (entities, f),
-        "prior.scale": (TERMS, f),
-        "prior.entity_scale": (entities, TERMS, f),
+        "prior.scale": (RESIDUALS, f),
+        "prior.entity_scale": (entities, RESIDUALS, f),
         "prior.score": (1,),
         "linear.pooled": (spec.lags, f),
         "linear.entity": (entities, spec.lags, f),
     }
     for name, shape in shapes.items():
-        found = statistics[name]
-        if found.shape != shape or not np.isfinite(found).all():
+        array = statistics[name]
+        if array.shape != shape or not np.isfinite(array).all():
             raise ArtifactError(
-                f"{STATISTICS}: {name!r} must be finite and of shape {shape}; got {found.shape}"
+                f"{STATISTICS}: {name!r} must be finite and of shape {shape}; got {array.shape}"
             )
     priors = Priors(
-        statistics["prior.mean"],
-        statistics["prior.var"],
-        statistics["prior.std_floor"],
-        tuple(manifest["entities"]),
-        statistics["prior.entity_mean"],
-        statistics["prior.entity_var"],
+        mean=statistics["prior.mean"],
+        var=statistics["prior.var"],
+        std_floor=statistics["prior.std_floor"],
+        entity_ids=tuple(manifest["entities"]),
+        entity_mean=statistics["prior.entity_mean"],
+        entity_var=statistics["prior.entity_var"],
     )
     scores = ScorePriors(
-        statistics["prior.scale"],
-        statistics["prior.entity_scale"],
-        float(statistics["prior.score"][0]),
+        scale=statistics["prior.scale"],
+        entity_scale=statistics["prior.entity_scale"],
+        score=float(statistics["prior.score"][0]),
     )
     linear = Linear(statistics["linear.pooled"], statistics["linear.entity"])
-    return Forecaster(schema, spec, weights, linear, priors, scores)
+    return Forecaster(schema, spec, weights, linear=linear, priors=priors, score_priors=scores)
 
 
-def _prove(directory: Path, forecaster: Forecaster, expected: str) -> None:
-    """Score the known sequence: its bits are the same on every machine."""
+def _check_self_test(directory: Path, forecaster: Forecaster, expected: str) -> None:
+    """Score the known sequence; its bits must equal those of the machine that trained."""
     if (digest := self_test(forecaster)) != expected:
         raise ArtifactError(
             f"artifact {directory}: self-test must give {expected}; got {digest}; "
@@ -253,7 +260,7 @@ def _prove(directory: Path, forecaster: Forecaster, expected: str) -> None:
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
-    """Read and check the manifest; its bytes must be canonical, since they are the version."""
+    """Read the manifest; its bytes must be canonical, because their hash is the version."""
     data = _read_bytes(directory, MANIFEST, MANIFEST_BYTES_MAX)
     try:
         manifest = json.loads(data)
@@ -273,14 +280,14 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
 
 
 def _read_tensors(directory: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Verify a safetensors file against the manifest, then its header, then parse it."""
+    """Verify a safetensors file and its header, then parse it."""
     entry = manifest.get("files", {}).get(name)
     if not isinstance(entry, dict):
         raise ArtifactError(f"artifact {directory}: {MANIFEST} does not list {name}")
     data = _read_bytes(directory, name, FILE_BYTES_MAX)
-    found = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    if found != entry:
-        raise ArtifactError(f"artifact {directory}: {name} must be {entry}; found {found}")
+    actual = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if actual != entry:
+        raise ArtifactError(f"artifact {directory}: {name} must be {entry}; found {actual}")
     check_header(f"artifact {directory}: {name}", data)
     try:
         return parse_tensors(data)
@@ -289,7 +296,11 @@ def _read_tensors(directory: Path, name: str, manifest: Mapping[str, Any]) -> di
 
 
 def check_header(where: str, data: bytes) -> None:
-    """Refuse safetensors bytes whose header is too large or names a foreign dtype."""
+    """Refuse safetensors bytes with a header that is too large or names another dtype.
+
+    Raises:
+        ArtifactError: with `where` and the rule.
+    """
     size = struct.unpack_from("<Q", data)[0] if len(data) >= 8 else -1
     if not 0 < size <= min(HEADER_BYTES_MAX, len(data) - 8):
         raise ArtifactError(
@@ -307,7 +318,7 @@ def check_header(where: str, data: bytes) -> None:
 
 
 def _read_bytes(directory: Path, name: str, bytes_max: int) -> bytes:
-    """Read one file, bounded."""
+    """Read one file of at most `bytes_max` bytes."""
     path = directory / name
     try:
         if (size := path.stat().st_size) > bytes_max:
@@ -323,7 +334,7 @@ def _read_bytes(directory: Path, name: str, bytes_max: int) -> bytes:
 
 
 def _replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files beside `directory`, flush them, then rename into place."""
+    """Write all files to a directory beside `directory`, flush them, then rename it."""
     stage = directory.with_name(f".{directory.name}.stage")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -332,7 +343,7 @@ def _replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    if directory.exists():  # no rename replaces a directory that is not empty
+    if directory.exists():  # a rename cannot replace a directory that is not empty
         old = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)

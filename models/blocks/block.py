@@ -1,11 +1,11 @@
 """The block: events of one Kafka partition as columns, the unit that moves between steps.
 
-Python per event is what makes streaming ML in Python slow; everything downstream of
-decoding works on blocks. On the wire a block is a fixed header and one Arrow record
-batch without its schema, which both sides derive from the number of features.
+Python code per event makes streaming ML in Python slow, so everything after decoding works on
+blocks. On the wire a block is a fixed header and one Arrow record batch. The schema of the batch
+is not sent; both sides derive it from the number of features.
 
-    header: format u1 | features u2 | jumps u2 | partition i4 |
-            previous_end i8 | first i8 | end i8
+    header: format u1 | features u2 | offset resets u2 | partition i4 |
+            previous_end i8 | first_offset i8 | end_offset i8
     body:   Arrow IPC record batch (offset, row, event_time_us, entity_id, features)
 """
 
@@ -14,30 +14,33 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import StateFormatError
 
 WIRE_FORMAT = 1
 _HEADER = struct.Struct("<BHHiqqq")
 
-#: Row of what is no event but an erasure: from here on the entity is one never seen.
+#: Row of an erasure, which is not an event: after it the entity is a new one.
 ERASURE = -1
 
-#: Link of a sub-block before which its shard was sent nothing of this partition.
+#: `previous_end` of the first sub-block of a partition that a shard receives.
 NOTHING_BEFORE = -1
 
-#: Link of the first sub-block behind a jump: `JUMPED - end` of the last one before the jump.
-JUMPED = -2
+#: `previous_end` of the first sub-block after an offset reset is `OFFSET_RESET - end`, where
+#: `end` is the end offset of the last sub-block before the reset.
+OFFSET_RESET = -2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Events of one partition from offsets `[first_offset, end_offset)`, in offset order.
 
-    A Kafka message may hold many events (an Arrow batch), so an event is named by
+    A Kafka message may hold many events (an Arrow batch), so an event is identified by
     `(partition, offset, row)`. A block always holds whole messages.
     """
 
@@ -50,51 +53,50 @@ class Block:
     #: Chain link: end offset of the last block of this partition sent to the same shard.
     previous_end: int
     #: (N,) int64, ascending.
-    offset: np.ndarray
+    offset: NDArray[Any]
     #: (N,) int32, index of the event inside its message; 0 for one-event messages, or `ERASURE`.
-    row: np.ndarray
+    row: NDArray[Any]
     #: (N,) int64, microseconds since 1970-01-01 UTC.
-    event_time_us: np.ndarray
+    event_time_us: NDArray[Any]
     #: (N,) Arrow utf8, never null.
     entity_id: pa.StringArray
     #: (N, F) float32 in raw units, NaN where missing.
-    features: np.ndarray
-    #: How often the partition's reader has had to jump over offsets that were gone.
+    features: NDArray[Any]
+    #: How many offset resets the reader of the partition has had: offsets it needed were gone.
     offset_resets: int = 0
 
     def __len__(self) -> int:
         return len(self.offset)
 
-    def entities(self) -> tuple[list[str], np.ndarray]:
-        """The distinct entities, and for each event (N,) int32 its place among them."""
+    def entities(self) -> tuple[list[str], NDArray[Any]]:
+        """Return the distinct entities, and for each event (N,) int32 the index of its entity."""
         encoded = self.entity_id.dictionary_encode()
         # `to_pylist` takes 25 times as long.
         names = encoded.dictionary.to_numpy(zero_copy_only=False).tolist()
         return names, encoded.indices.to_numpy()
 
-    def take(self, indices: np.ndarray, previous_end: int) -> Block:
-        """The events at `indices` (ascending), under another chain link."""
+    def take(self, indices: NDArray[Any], previous_end: int) -> Block:
+        """Return the events at `indices` (ascending), with another chain link."""
         return Block(
-            self.partition,
-            self.first_offset,
-            self.end_offset,
-            previous_end,
-            self.offset[indices],
-            self.row[indices],
-            self.event_time_us[indices],
-            self.entity_id.take(pa.array(indices)),
-            self.features[indices],
-            self.offset_resets,
+            partition=self.partition,
+            first_offset=self.first_offset,
+            end_offset=self.end_offset,
+            previous_end=previous_end,
+            offset=self.offset[indices],
+            row=self.row[indices],
+            event_time_us=self.event_time_us[indices],
+            entity_id=self.entity_id.take(pa.array(indices)),
+            features=self.features[indices],
+            offset_resets=self.offset_resets,
         )
 
     def after(self, offset: int) -> Block:
-        """The events at or past `offset`, when the ones before it were already processed."""
-        kept = np.flatnonzero(self.offset >= offset)
-        return self.take(kept, self.previous_end)
+        """Return the events from `offset` on, when those before it were already processed."""
+        return self.take(np.flatnonzero(self.offset >= offset), self.previous_end)
 
 
 def encode_block(block: Block) -> bytes:
-    """The wire bytes of `block`."""
+    """Return the wire bytes of `block`."""
     feature_count = block.features.shape[1]
     header = _HEADER.pack(
         WIRE_FORMAT,
@@ -116,7 +118,7 @@ def encode_block(block: Block) -> bytes:
         ],
         schema=_wire_schema(feature_count),
     )
-    return b"".join((header, memoryview(batch.serialize())))  # one copy instead of two
+    return b"".join((header, memoryview(batch.serialize())))  # one copy; `+` makes two
 
 
 def decode_block(data: bytes) -> Block:
@@ -125,8 +127,8 @@ def decode_block(data: bytes) -> Block:
     Raises:
         StateFormatError: the bytes are of another wire format.
     """
-    wire_format, feature_count, offset_resets, partition, *place = _HEADER.unpack_from(data)
-    previous_end, first, end = place
+    wire_format, feature_count, offset_resets, partition, *offsets = _HEADER.unpack_from(data)
+    previous_end, first, end = offsets
     if wire_format != WIRE_FORMAT:
         raise StateFormatError(
             f"block on the wire: this build reads format {WIRE_FORMAT}; got {wire_format}. "
@@ -136,16 +138,16 @@ def decode_block(data: bytes) -> Block:
     batch = pa.ipc.read_record_batch(body, _wire_schema(feature_count))
     features = batch.column(4).flatten().to_numpy(zero_copy_only=True)
     return Block(
-        partition,
-        first,
-        end,
-        previous_end,
-        batch.column(0).to_numpy(),
-        batch.column(1).to_numpy(),
-        batch.column(2).to_numpy(),
-        batch.column(3),
-        features.reshape(-1, feature_count),
-        offset_resets,
+        partition=partition,
+        first_offset=first,
+        end_offset=end,
+        previous_end=previous_end,
+        offset=batch.column(0).to_numpy(),
+        row=batch.column(1).to_numpy(),
+        event_time_us=batch.column(2).to_numpy(),
+        entity_id=batch.column(3),
+        features=features.reshape(-1, feature_count),
+        offset_resets=offset_resets,
     )
 
 

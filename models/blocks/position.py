@@ -1,18 +1,20 @@
-"""How far a partition has been read: next offset, chain ends and jumps, as state bytes."""
+"""The position of a partition's reader: next offset, chain ends and offset resets, as bytes."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from streamgauge.models.blocks.block import JUMPED
+from streamgauge.models.blocks.block import OFFSET_RESET
 from streamgauge.models.errors import StateFormatError
 
 POSITION_FORMAT = 1
 TOPIC_ID_BYTES = 16
-#: A broker that gives topics no identity.
+#: The identity of a topic on a broker that does not assign identities.
 NO_TOPIC_ID = bytes(TOPIC_ID_BYTES)
 _HEAD = struct.Struct("<BqH16sI")
 
@@ -24,24 +26,25 @@ class Position:
     #: Offset to read next.
     next_offset: int
     #: (shards,) int64, end offset of the last block sent to each shard.
-    ends: np.ndarray
-    #: How often offsets that were to be read next were gone.
+    ends: NDArray[Any]
+    #: How often the next offset was no longer in the log.
     offset_resets: int = 0
-    #: Kafka's identity of the topic (KIP-516): one of the same name may be another.
+    #: Kafka's identity of the topic (KIP-516), which a new topic of the same name does not share.
     topic_id: bytes = NO_TOPIC_ID
 
     def offset_reset(self, offset: int) -> None:
-        """Go on at `offset`, whatever was lost; the next links say so to every shard.
+        """Continue at `offset`, because the offsets before it are gone.
 
-        They still name the ends before the jump: blocks may be on their way to a shard.
+        The next link to every shard marks the reset. It still holds the end before the reset,
+        because sub-blocks may be on their way to the shard.
         """
         self.next_offset = offset
-        self.ends = np.where(self.ends >= 0, JUMPED - self.ends, self.ends)
+        self.ends = np.where(self.ends >= 0, OFFSET_RESET - self.ends, self.ends)
         self.offset_resets += 1
 
 
 def encode_position(position: Position) -> bytes:
-    """The state bytes of `position`."""
+    """Return the state bytes of `position`."""
     head = _HEAD.pack(
         POSITION_FORMAT,
         position.next_offset,
@@ -68,7 +71,7 @@ def decode_position(data: bytes, shards: int) -> Position:
     if count != shards:
         raise StateFormatError(
             f"reader state: the number of shards is fixed for the life of a state; it was made "
-            f"with {count}, scoring.shards is {shards}. Set scoring.shards to {count}"
+            f"with {count}, but scoring.shards is {shards}. Set scoring.shards to {count}"
         )
     ends = np.frombuffer(data, "<i8", count, _HEAD.size).copy()
-    return Position(next_offset, ends, offset_resets, topic_id)
+    return Position(next_offset, ends, offset_resets, topic_id=topic_id)

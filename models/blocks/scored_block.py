@@ -1,20 +1,28 @@
-"""What scoring a block says: scores, verdicts, transitions of alerts, and what was set aside."""
+"""The result of scoring a block: scores, verdicts, alert transitions, and events set aside."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
-import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.block import Block
 
-#: Why an alert closed: the entity is calm again, or its new level is taken for normal.
+#: Verdict codes of `ScoredBlock.verdict`, and their names by code.
+WARMING, NORMAL, ANOMALOUS = 0, 1, 2
+VERDICTS = ("warming", "normal", "anomalous")
+
+#: Why an alert closed: the entity is calm again, or its new level was accepted as the baseline.
 BACK_TO_NORMAL, NEW_NORMAL = "back_to_normal", "new_normal"
+
+#: Why an event was set aside; dead letters carry the reason.
+LATE_EVENT, TOO_MANY_ENTITIES = "late_event", "too_many_entities"
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """An alert that opened, was told again or closed at one event, with what explains it."""
+    """An alert that opened, was updated or closed at one event, with its explanation."""
 
     #: "opened", "updated" or "closed".
     status: str
@@ -25,7 +33,7 @@ class Transition(msgspec.Struct, frozen=True):
     event_time_us: int
     score: float
     rarity_1_in_n: float
-    #: What the score had to pass for a message, at this event.
+    #: The score above which a message was due, at this event.
     threshold: float
     severity: str
     #: Where the alert opened; the event itself when it opens now.
@@ -37,35 +45,35 @@ class Transition(msgspec.Struct, frozen=True):
     events: int
     #: Highest score of the alert so far.
     peak: float
-    #: (name, value, expected, share of the event's score), largest share first. At a new
-    #: normal: (name, value, mean up to now, share of the squared distance between them).
+    #: (name, value, expected, share of the event's score), largest share first. For a new
+    #: baseline: (name, value, mean before the event, share of their squared distance).
     features: list[tuple[str, float | None, float, float]]
-    #: Why it closed: `BACK_TO_NORMAL` or `NEW_NORMAL`; None where it did not.
+    #: Why it closed: `BACK_TO_NORMAL` or `NEW_NORMAL`; None if it did not close.
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredBlock:
-    """A sub-block with what became of its events; arrays are (N,) over `block`'s events."""
+    """A sub-block with the results of its events; arrays are (N,) over the events of `block`."""
 
     #: The events that were scored, in offset order.
     block: Block
-    #: float32, smoothed, high is anomalous.
-    score: np.ndarray
-    #: float32, the score's rarity: once in N events of this entity.
-    rarity_1_in_n: np.ndarray
-    #: uint8, see `alerting.VERDICTS`.
-    verdict: np.ndarray
-    #: float32, 0 at an entity's first event, which only the pool says anything about, to 1 where
-    #: warming ends and the score no longer shows where the entity started.
-    confidence: np.ndarray
+    #: float32, smoothed; high is anomalous.
+    score: NDArray[Any]
+    #: float32, rarity of the score: 1 in N events of this entity.
+    rarity_1_in_n: NDArray[Any]
+    #: uint8, index into `VERDICTS`.
+    verdict: NDArray[Any]
+    #: float32, from 0 at the first event of an entity to 1 at the end of its warm-up, where the
+    #: score no longer depends on the state that the entity started from.
+    confidence: NDArray[Any]
     #: float32, negative log-likelihood of each event alone.
-    loss: np.ndarray
-    #: Of alerts, in offset order.
+    loss: NDArray[Any]
+    #: Alert transitions, in offset order.
     transitions: list[Transition]
     #: Events that were not scored, by reason.
     set_aside: dict[str, Block]
-    #: Number of events older than their entity's last one, scored or not.
+    #: Number of events older than the latest event of their entity, scored or not.
     late: int
-    #: Number of entities that were made to forget.
+    #: Number of entities whose state was erased.
     erased: int

@@ -1,9 +1,9 @@
-"""Counts per feature and score against fixed edges: drift sketches that merge by adding.
+"""Histograms of features and scores over fixed edges, and their comparison with training.
 
-Edges are quantiles of the held-out training data, so a bin holds about the same share
-of normal events. Merging is integer addition: exact, associative, in any order. KLL and
-REQ sketches answer any quantile but draw random bits when they compact, so two replays
-of one log would differ; these counts do not.
+Edges are quantiles of the held-out training data, so that each bin holds about the same share
+of normal events. Histograms merge by adding integers: exactly, and in any order. KLL and REQ
+sketches answer any quantile, but draw random bits when they compact, so that two replays of one
+log would differ.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ArtifactError
+from streamgauge.models.simd.compile_cache import cached_njit
 
-BINS = 32  # of observed values, and one more, the last, for missing ones
+BINS = 32  # for observed values; one more, the last, counts missing ones
 QUANTILES = (0.05, 0.5, 0.95)  # live quantiles in a report
 
 # Added to every bin before shares are compared, so that an empty bin has a logarithm.
@@ -26,32 +27,32 @@ PSEUDO_COUNT = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftReference:
-    """What the training data looked like: edges, counts and loss."""
+    """The distribution of the held-out training data: edges, counts and loss."""
 
     #: (F + 1, BINS) float32, ascending; row F is the score; the last edge is +inf.
-    edges: np.ndarray
+    edges: NDArray[Any]
     #: (F + 1, BINS + 1) uint32.
-    counts: np.ndarray
-    #: Loss per event on held-out training data.
+    counts: NDArray[Any]
+    #: Loss per event.
     loss_mean: float
     loss_std: float
 
-    def count(self, x: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Count events into bins.
+    def count(self, x: NDArray[Any], score: NDArray[Any]) -> NDArray[Any]:
+        """Count events per bin.
 
         Args:
-            x: (N, F) float32 raw, NaN = missing.
+            x: (N, F) float32 in raw units, NaN where missing.
             score: (N,) float32.
 
         Returns:
-            (F + 1, BINS + 1) uint32; sketches of two windows add up.
+            (F + 1, BINS + 1) uint32, the score last. Counts of two sets of events add up.
         """
         counts = np.zeros((len(self.edges), BINS + 1), np.uint32)
         _count(np.ascontiguousarray(x, np.float32), score.astype(np.float32), self.edges, counts)
         return counts
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The reference as named arrays for the artifact."""
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the reference as named arrays for the artifact."""
         return {
             "drift.edges": self.edges,
             "drift.counts": self.counts,
@@ -59,8 +60,12 @@ class DriftReference:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], features: int) -> DriftReference:
-        """Read what `to_arrays` wrote; refuses shapes that do not fit `features`."""
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], features: int) -> DriftReference:
+        """Read what `to_arrays` wrote.
+
+        Raises:
+            ArtifactError: the shapes do not fit a model of this many features.
+        """
         edges, counts, loss = (arrays[f"drift.{n}"] for n in ("edges", "counts", "loss"))
         shapes = (edges.shape, counts.shape, loss.shape)
         expected = ((features + 1, BINS), (features + 1, BINS + 1), (2,))
@@ -69,22 +74,22 @@ class DriftReference:
         return cls(edges, counts, float(loss[0]), float(loss[1]))
 
 
-@njit(cache=True)
-def _count(x: np.ndarray, score: np.ndarray, edges: np.ndarray, counts: np.ndarray) -> None:
-    """Count each value into the bin of as many edges as lie below it; NaN into the last bin."""
+@cached_njit()
+def _count(x: NDArray[Any], score: NDArray[Any], edges: NDArray[Any], counts: NDArray[Any]) -> None:
+    """Add each value to bin i, where i edges are below it, and NaN to the last bin."""
     size = counts.shape[0]
     for event in range(len(x)):
         for i in range(size):
             value = x[event, i] if i < size - 1 else score[event]
             below, step = 0, BINS // 2
-            while step:  # halves without a branch on the value, which nothing could predict
+            while step:  # binary search without branches on the value, which cannot be predicted
                 below += step if value > edges[i, below + step - 1] else 0
                 step //= 2
             counts[i, below if value == value else BINS] += np.uint32(1)
 
 
-def fit(x: np.ndarray, score: np.ndarray, loss: np.ndarray) -> DriftReference:
-    """Take edges and counts from held-out events `x` (N, F), `score` (N,), `loss` (N,)."""
+def fit(x: NDArray[Any], score: NDArray[Any], loss: NDArray[Any]) -> DriftReference:
+    """Measure held-out events: `x` (N, F), `score` (N,), `loss` (N,)."""
     levels = np.arange(1, BINS) / BINS
     edges = np.full((x.shape[1] + 1, BINS), np.inf, np.float32)
     for i, column in enumerate([*x.T, score]):
@@ -99,23 +104,25 @@ def fit(x: np.ndarray, score: np.ndarray, loss: np.ndarray) -> DriftReference:
 def report(
     reference: DriftReference,
     names: Sequence[str],
-    counts: np.ndarray,
+    counts: NDArray[Any],
+    *,
     loss_sum: float,
     events: int,
 ) -> dict[str, Any]:
-    """Compare a window with training, as plain JSON types.
+    """Compare a window with the training data; returns plain JSON types.
 
     Args:
-        reference: what training looked like.
+        reference: the distribution of the training data.
         names: the features, in order; the score is reported as "score".
-        counts: (F + 1, BINS + 1), the sum of the window's sketches.
-        loss_sum: sum of the window's losses.
-        events: how many events the window holds.
+        counts: (F + 1, BINS + 1), the counts of the window.
+        loss_sum: the sum of the losses of the window.
+        events: the number of events of the window.
 
     Returns:
-        Per feature and for the score: `psi` (population stability index; 0.1 is some,
-        0.25 much), `ks` (largest difference of the distribution functions), `missing`
-        (share) and live `quantiles`; and the mean loss beside that of training.
+        Per feature and for the score: `psi` (population stability index; above 0.1 is some
+        drift, above 0.25 much), `ks` (largest difference of the distribution functions),
+        `missing` (share) and `quantiles` of the window. Besides, the mean loss of the window and
+        of the training data, and their difference in standard deviations.
     """
     live_loss = loss_sum / events if events else None
     spread = max(reference.loss_std, 1e-9)
@@ -133,8 +140,8 @@ def report(
     }
 
 
-def _compare(edges: np.ndarray, expected: np.ndarray, live: np.ndarray) -> dict[str, Any]:
-    """PSI, KS, share of missing values and quantiles of one feature."""
+def _compare(edges: NDArray[Any], expected: NDArray[Any], live: NDArray[Any]) -> dict[str, Any]:
+    """Return PSI, KS, share of missing values and quantiles of one feature."""
     total = int(live.sum())
     if not total:
         return {"psi": None, "ks": None, "missing": None, "quantiles": None}
@@ -149,8 +156,8 @@ def _compare(edges: np.ndarray, expected: np.ndarray, live: np.ndarray) -> dict[
     }
 
 
-def _quantiles(edges: np.ndarray, live: np.ndarray) -> dict[str, float] | None:
-    """Upper edge of the bin each quantile falls in; the outer bins answer their inner edge."""
+def _quantiles(edges: NDArray[Any], live: NDArray[Any]) -> dict[str, float] | None:
+    """Return the upper edge of the bin of each quantile; of the last bin, the lower edge."""
     observed = int(live.sum())
     finite = edges[np.isfinite(edges)]
     if not observed or not finite.size:

@@ -1,25 +1,26 @@
-"""Drift statistics of one shard, per window of event time, in the shard's own state.
+"""Drift statistics of one shard per window of event time, kept in the state of the shard.
 
-What is counted is whole numbers only: histogram counts over fixed edges, and losses in
-fixed point. So the statistics of parts add up exactly, in any order, and a replay that
-scored the same events reports the same numbers. A quantile sketch that draws random
-bits (KLL) could not promise that.
+All statistics are integers: histogram counts over fixed edges, and losses in fixed point. So the
+statistics of two parts add up exactly and in any order, and a replay that scored the same events
+reports the same numbers.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.drift.reference import DriftReference
 from streamgauge.models.errors import ConfigError, StateFormatError
 
-LOSS_SCALE = 1 << 20  # losses are summed in units of 2**-20: sums commute to the last bit
+LOSS_SCALE = 1 << 20  # losses are summed in units of 2**-20, so that sums are exact
 LOSS_MAX = 1e6  # bounds the sum: 2**63 / (2**20 * 1e6) is 8.8 million such events a window
-WINDOWS_MAX = 4  # open at once; one entity with a strange clock must not open thousands
+WINDOWS_MAX = 4  # open at once; an entity with a wrong clock must not open thousands
 WINDOWS_FORMAT = 1
 _HEAD = struct.Struct("<BqI")
 _WINDOW = struct.Struct("<qqqiq")
@@ -27,24 +28,24 @@ _WINDOW = struct.Struct("<qqqiq")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowReport:
-    """The counts of one shard in one window; several parts of a window add up."""
+    """The statistics of one shard in one window; parts of a window add up."""
 
     shard: int
     #: Start of the window, event time, microseconds.
     start_us: int
     end_us: int
-    #: (partition, offset) of the first event counted; tells the parts of a window apart.
+    #: (partition, offset) of the first counted event; it distinguishes the parts of a window.
     first: tuple[int, int]
     events: int
-    #: Sum of the events' losses in units of 1 / `LOSS_SCALE`.
+    #: Sum of the losses in units of 1 / `LOSS_SCALE`.
     loss_sum: int
     #: (F + 1, bins) uint32, the score last.
-    counts: np.ndarray
+    counts: NDArray[Any]
 
 
 @dataclass(slots=True, eq=False)
 class _Window:
-    counts: np.ndarray
+    counts: NDArray[Any]
     first: tuple[int, int]
     loss_sum: int = 0
     events: int = 0
@@ -63,13 +64,23 @@ class DriftWindows:
         self._open: dict[int, _Window] = {}
 
     def add(self, scored: ScoredBlock) -> list[WindowReport]:
-        """Count a scored block; returns the windows that are over.
+        """Count a scored block; returns the windows that are complete.
 
-        A window is over one window length after its end, by the shard's own events.
+        A window is complete one window length after its end, by the latest event time that this
+        shard has seen. If more than `WINDOWS_MAX` are open, the oldest are reported early.
         """
-        block = scored.block
-        if not len(block):
+        if not len(scored.block):
             return []
+        self._count(scored)
+        self._clock_us = max(self._clock_us, int(scored.block.event_time_us.max()))
+        oldest = self._clock_us // self._window_us - 1
+        done = [number for number in sorted(self._open) if number < oldest]
+        done += sorted(set(self._open) - set(done))[: len(self._open) - len(done) - WINDOWS_MAX]
+        return [self._report(number) for number in done]
+
+    def _count(self, scored: ScoredBlock) -> None:
+        """Add the events of a block to their windows."""
+        block = scored.block
         window = block.event_time_us // self._window_us
         loss = np.clip(np.nan_to_num(scored.loss), -LOSS_MAX, LOSS_MAX)
         fixed = np.rint(loss.astype(np.float64) * LOSS_SCALE).astype(np.int64)
@@ -79,22 +90,17 @@ class DriftWindows:
                 first = (block.partition, int(block.offset[events[0]]))
                 empty = np.zeros(self._reference.counts.shape, np.uint32)
                 self._open[number] = _Window(empty, first)
-            into = self._open[number]
-            into.counts += self._reference.count(block.features[events], scored.score[events])
-            into.loss_sum += int(fixed[events].sum())
-            into.events += len(events)
-        self._clock_us = max(self._clock_us, int(block.event_time_us.max()))
-        over = self._clock_us // self._window_us - 1
-        done = [number for number in sorted(self._open) if number < over]
-        done += sorted(set(self._open) - set(done))[: len(self._open) - len(done) - WINDOWS_MAX]
-        return [self._report(number) for number in done]
+            counted = self._open[number]
+            counted.counts += self._reference.count(block.features[events], scored.score[events])
+            counted.loss_sum += int(fixed[events].sum())
+            counted.events += len(events)
 
     def flush(self) -> list[WindowReport]:
-        """Report all open windows; later events of them come in another part."""
+        """Report all open windows; their later events are reported as another part."""
         return [self._report(number) for number in sorted(self._open)]
 
     def to_bytes(self) -> bytes:
-        """The state bytes: clock and open windows."""
+        """Return the state bytes: clock and open windows."""
         parts = [_HEAD.pack(WINDOWS_FORMAT, self._clock_us, len(self._open))]
         for number, window in sorted(self._open.items()):
             parts.append(_WINDOW.pack(number, window.loss_sum, window.events, *window.first))
@@ -102,7 +108,11 @@ class DriftWindows:
         return b"".join(parts)
 
     def from_bytes(self, shard: int, data: bytes | None) -> DriftWindows:
-        """The windows of `shard` as `to_bytes` wrote them; none without bytes."""
+        """Read what `to_bytes` wrote; without bytes there are no open windows.
+
+        Raises:
+            StateFormatError: the bytes are of another format.
+        """
         windows = DriftWindows(self._reference, self._window_us // 1_000_000, shard)
         if not data:
             return windows
@@ -128,11 +138,11 @@ class DriftWindows:
         window = self._open.pop(number)
         start = number * self._window_us
         return WindowReport(
-            self._shard,
-            start,
-            start + self._window_us,
-            window.first,
-            window.events,
-            window.loss_sum,
-            window.counts,
+            shard=self._shard,
+            start_us=start,
+            end_us=start + self._window_us,
+            first=window.first,
+            events=window.events,
+            loss_sum=window.loss_sum,
+            counts=window.counts,
         )

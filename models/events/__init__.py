@@ -1,1 +1,7 @@
-"""TODO."""
+"""Events: from the bytes of Kafka messages to a block, and to dead letters.
+
+Read `schema` and `validation` (the rules) first, then `decoder`, which uses `json_decoder` with
+`json_scanner`, and `arrow_decoder`. `series` is the telemetry of one entity for training.
+
+May import: simd, blocks.
+"""

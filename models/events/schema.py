@@ -1,8 +1,7 @@
 """The feature contract between telemetry, artifact and state.
 
-A schema fixes names, order, units and bounds of the features. Its fingerprint
-travels in the artifact and at the head of every state segment, so a permuted or
-renamed feature is refused and never silently scored.
+A schema fixes names, order, units and bounds of the features. The artifact and every state
+segment hold its fingerprint, so that a permuted or renamed feature is refused and never scored.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ConfigError
 
-FEATURES_MAX = 4096  # a record wider than this is a mistake, not telemetry
+FEATURES_MAX = 4096  # a wider event is a mistake of the schema
 MISSING_POLICIES = ("allow", "refuse")
 
 
@@ -46,7 +46,7 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Features in their one fixed order, and what to do when a value is missing."""
+    """Features in a fixed order, and the policy for missing values."""
 
     features: tuple[Feature, ...]
     #: "allow": a missing value is masked; "refuse": the event is a dead letter.
@@ -75,14 +75,14 @@ class Schema:
         """Number of features, F."""
         return len(self.features)
 
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper clip bounds, each (F,) float32, infinite where unbounded."""
+    def bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the lower and upper clip bounds, each (F,) float32, infinite if unbounded."""
         lower = [-np.inf if f.lower is None else f.lower for f in self.features]
         upper = [np.inf if f.upper is None else f.upper for f in self.features]
         return np.array(lower, np.float32), np.array(upper, np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """The schema as plain JSON types; `from_json` reads it back."""
+        """Return the schema as plain JSON types, for `from_json`."""
         return {"features": [asdict(f) for f in self.features], "missing": self.missing}
 
     @classmethod
@@ -91,10 +91,10 @@ class Schema:
         return cls(tuple(Feature(**f) for f in data["features"]), data["missing"])
 
     def fingerprint(self) -> str:
-        """16 hex digits over names, order, units, bounds and missing policy.
+        """Return a hash of names, order, units, bounds and missing policy: 16 hex digits.
 
-        >>> one, two = Feature("cpu"), Feature("mem")
-        >>> Schema((one, two)).fingerprint() == Schema((two, one)).fingerprint()
+        >>> cpu, memory = Feature("cpu"), Feature("memory")
+        >>> Schema((cpu, memory)).fingerprint() == Schema((memory, cpu)).fingerprint()
         False
         """
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))

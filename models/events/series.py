@@ -1,10 +1,11 @@
-"""A stretch of one entity's telemetry as arrays: what training, evaluation and the demo read."""
+"""Telemetry of one entity as arrays, for training, evaluation and the demo."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,8 +14,8 @@ class Series:
 
     entity_id: str
     #: (T,) int64, microseconds since 1970-01-01 UTC, ascending.
-    event_time_us: np.ndarray
+    event_time_us: NDArray[Any]
     #: (T, F) float32 in raw units, NaN where missing.
-    values: np.ndarray
-    #: (T,) uint8, 1 = anomalous; None where nothing is known. Never read before scoring.
-    labels: np.ndarray | None = None
+    values: NDArray[Any]
+    #: (T,) uint8, 1 = anomalous; None without labels. Never read before scoring.
+    labels: NDArray[Any] | None = None

@@ -1,9 +1,9 @@
-"""Standardises raw features per entity, the same way in training and in scoring.
+"""Standardises raw features per entity, in the same way for training and scoring.
 
-Every entity carries a running mean and variance per feature in its state. An entity
-seen in training starts from the artifact's statistics of it and learns slowly; a new
-one starts from a pooled prior and learns fast: its first event is its first mean.
-Compare first, learn after: `standardise` before the score, `learn` behind it.
+The state of an entity holds a running mean and variance per feature. An entity of the
+training data starts from its statistics in the artifact and learns slowly. A new entity starts
+from a pooled prior and learns fast; its first event is its first mean. `standardise` comes
+before the score and `learn` after it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 
 from streamgauge.models.errors import ConfigError
 
-# Entities whose own statistics an artifact carries; more would make it grow with the fleet.
+# Most entities with statistics in an artifact; the bound keeps its size independent of the fleet.
 PRIOR_ENTITIES_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class NormaliserSpec:
-    """How raw values become standard ones, and how fast an entity's statistics move."""
+    """How raw values are standardised, and how fast the statistics of an entity change."""
 
     #: Standard values are clipped to [-clip, clip]; min-max scaled telemetry needs it.
     clip: float = 20.0
-    #: Slowest learning rate, per event; its inverse is the memory in events.
+    #: Least learning rate per event; its inverse is the memory in events.
     rate_min: float = 1e-4
-    #: How many events the pooled variance counts for in a new entity.
+    #: Number of events that the pooled variance stands for in a new entity.
     prior_events: float = 4.0
 
     def __post_init__(self) -> None:
@@ -41,15 +41,15 @@ class NormaliserSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priors:
-    """What statistics an entity starts from: pooled ones, or its own from training."""
+    """The statistics that an entity starts from: pooled, or from its training data."""
 
-    #: (F,) float32 mean and variance for an entity never seen.
+    #: (F,) float32 mean and variance for unknown entities.
     mean: np.ndarray
     var: np.ndarray
-    #: (1 + E, F) float32, standard deviations are never taken smaller: for an entity never
-    #: seen, then per entity below.
+    #: (1 + E, F) float32, lower bounds of standard deviations: for unknown entities, then for each
+    #: known entity.
     std_floor: np.ndarray
-    #: Entities seen in training, in the order of the arrays below.
+    #: Known entities, in the order of the arrays below.
     entity_ids: tuple[str, ...]
     #: (E, F) float32 each.
     entity_mean: np.ndarray
@@ -57,45 +57,45 @@ class Priors:
 
 
 def fit_priors(entity_ids: Sequence[str], values: Sequence[np.ndarray]) -> Priors:
-    """Statistics of each entity's raw `values` (T, F), NaN where missing, and their pool.
+    """Return statistics of each entity's raw `values` (T, F), NaN where missing, and their pool.
 
-    Sums run in float64: raw counters of 1e9 leave no digits for a variance in float32.
+    Sums are float64: with raw counters of 1e9, float32 has no digits left for a variance.
     """
-    stats = [_moments(one) for one in values]
+    stats = [_moments(series) for series in values]
     mean = np.stack([m for m, _ in stats])  # (E, F)
     var = np.stack([v for _, v in stats])  # (E, F)
     pooled_mean, pooled_var = mean.mean(axis=0), var.mean(axis=0)
-    keep = slice(0, PRIOR_ENTITIES_MAX)
-    mean, var = mean[keep], var[keep]
+    first = slice(0, PRIOR_ENTITIES_MAX)
+    mean, var = mean[first], var[first]
     floor = _std_floor(np.vstack([pooled_mean, mean]), np.vstack([pooled_var, var]))
     single = np.float32
     return Priors(
-        pooled_mean.astype(single),
-        np.maximum(pooled_var, floor[0] ** 2).astype(single),
-        floor.astype(single),
-        tuple(entity_ids)[keep],
-        mean.astype(single),
-        np.maximum(var, floor[1:] ** 2).astype(single),
+        mean=pooled_mean.astype(single),
+        var=np.maximum(pooled_var, floor[0] ** 2).astype(single),
+        std_floor=floor.astype(single),
+        entity_ids=tuple(entity_ids)[first],
+        entity_mean=mean.astype(single),
+        entity_var=np.maximum(var, floor[1:] ** 2).astype(single),
     )
 
 
 def _std_floor(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
-    """Smallest standard deviations (1 + E, F) from moments of the pool and each entity.
+    """Return lower bounds of standard deviations (1 + E, F) of the pool and of each entity.
 
-    An entity's floor follows from its own deviation: one feature may stand for quantities
-    of different size (the benchmark NAB mixes shares and byte counts), and a floor taken from
-    the largest would drown all others. A feature that was constant in an entity, and only that,
-    takes the pool's.
+    The bound of an entity follows from its deviation. One feature may stand for quantities of
+    different scale (the benchmark NAB mixes shares and byte counts), and a bound from the largest
+    would hide changes of all others. Only a feature that is constant in an entity takes the
+    bound of the pool.
     """
     floor = np.maximum(1e-2 * np.sqrt(var), 1e-5 * np.abs(mean))
-    # A feature that never moved: any visible jump must count, whatever its unit.
-    never = np.maximum(1e-3 * np.abs(mean[:1]), 1e-3)
-    floor[:1] = np.where(var[:1] > 0, floor[:1], never)
+    # For a constant feature, any visible change must count, independent of its unit.
+    constant = np.maximum(1e-3 * np.abs(mean[:1]), 1e-3)
+    floor[:1] = np.where(var[:1] > 0, floor[:1], constant)
     return np.where(var > 0, floor, floor[:1])
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (F,) of the finite values of each column; 0 where there is none."""
+    """Return mean and variance (F,) of the finite values of each column; 0 without any."""
     observed = np.isfinite(values)
     count = np.maximum(observed.sum(axis=0), 1)  # (F,)
     exact = np.where(observed, values, 0.0).astype(np.float64)  # (T, F)
@@ -105,7 +105,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Normaliser:
-    """Works on (B, F) arrays of one fixed B, in place; never sums across rows."""
+    """Standardises (B, F) arrays of one fixed B, in place; never sums across rows."""
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class Normaliser:
         x: np.ndarray,
         mean: np.ndarray,
         var: np.ndarray,
+        *,
         weight: np.ndarray,
         z: np.ndarray,
         std: np.ndarray,
@@ -131,9 +132,9 @@ class Normaliser:
 
         Args:
             x: (B, F) raw, NaN = missing, which stays NaN in `z`.
-            mean: (B, F); rows of `weight` below 1 take their first event as mean, in place.
+            mean: (B, F); rows with a weight below 1 take their first event as mean, in place.
             var: (B, F), at or above the floor.
-            weight: (B, 1) float32, events the statistics stand for.
+            weight: (B, 1) float32, number of events that the statistics stand for.
             z: (B, F) output.
             std: (B, F) output.
         """
@@ -154,25 +155,26 @@ class Normaliser:
         z: np.ndarray,
         std: np.ndarray,
         gain: np.ndarray,
+        *,
         mean: np.ndarray,
         var: np.ndarray,
         weight: np.ndarray,
         var_floor: np.ndarray,
     ) -> None:
-        """Fold what `standardise` saw into `mean` and `var`, in place.
+        """Learn from the events of `standardise`, in place.
 
-        The clipped value is learned, so one wild event moves the mean by at most
-        `clip` standard deviations times the rate, and a lasting change of unit is
-        still caught up with, since the variance then grows geometrically.
+        Clipped values are learned, so one outlier moves the mean by at most `clip` standard
+        deviations times the learning rate. After a lasting change of unit the variance grows
+        geometrically, so the statistics still reach the new level.
 
         Args:
-            z: (B, F), finite (missing ones filled with anything).
+            z: (B, F), finite; missing values may have any finite value.
             std: (B, F) from `standardise`.
             gain: (B, F) 1 where the value is observed and may be learned, else 0.
             mean: (B, F) updated.
             var: (B, F) updated.
-            weight: (B, 1) events the statistics stood for so far; the caller counts it up.
-            var_floor: (B, F) that `var` stays at or above.
+            weight: (B, 1) number of events that the statistics stand for; the caller adds to it.
+            var_floor: (B, F) lower bound of `var`.
         """
         scratch = self._scratch
         rate_min = np.float32(self.spec.rate_min)
@@ -183,13 +185,16 @@ class Normaliser:
         np.multiply(z, z, out=scratch)
         scratch -= np.float32(1.0)
         scratch *= gain
-        # The first event has no mean to deviate from.
+        # Before the first event there is no mean to deviate from.
         scratch *= self.spread_rate(weight) * (weight >= np.float32(1.0))
         scratch += np.float32(1.0)
         var *= scratch
         np.maximum(var, var_floor, out=var)
 
     def spread_rate(self, weight: np.ndarray) -> np.ndarray:
-        """Learning rate of variances and residual scales, which start from a prior."""
+        """Return the learning rate of variances and residual scales, which start from a prior."""
         prior = np.float32(self.spec.prior_events)
-        return np.maximum(np.float32(1.0) / (weight + prior), np.float32(self.spec.rate_min))
+        rate: np.ndarray = np.maximum(
+            np.float32(1.0) / (weight + prior), np.float32(self.spec.rate_min)
+        )
+        return rate

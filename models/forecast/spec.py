@@ -1,4 +1,4 @@
-"""The model's shape and the settings of its score."""
+"""The shape of the model and the settings of its score."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import numpy as np
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.forecast.normaliser import NormaliserSpec
 
+# How the weight of levels falls with the number of features; see `level_weight_of`.
 LEVEL_EXPONENT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class ForecasterSpec:
-    """The model's shape and the settings of its score."""
+    """The shape of the model and the settings of its score."""
 
+    #: Units of the GRU.
     hidden: int = 64
+    #: Events that the linear part looks back.
     lags: int = 5
-    #: A feature's squared residual over its mean square counts for at most this much.
+    #: Upper bound of a feature's squared residual divided by its mean square.
     cap: float = 100.0
-    #: What the level of a single feature counts beside its residuals; see `level_weight_of`.
+    #: Weight of the level of a single feature relative to its residuals; see `level_weight_of`.
     level_weight: float = 3.0
-    #: Parts of a day (UTC), each with a usual level on weekdays and one at weekends.
+    #: Parts of a day (UTC), each with a seasonal baseline for weekdays and one for weekends.
     season_parts: int = 4
-    #: Events in one of them that its usual level stands for at most.
+    #: Most events that a seasonal baseline stands for.
     season_events: int = 360
-    #: Smoothing of the score over an entity's events, fast and slow; 1 = none.
+    #: Smoothing factors of the score over the events of an entity, fast and slow; 1 = none.
     alphas: tuple[float, float] = (0.1, 0.02)
     normaliser: NormaliserSpec = field(default_factory=NormaliserSpec)
 
@@ -49,9 +52,9 @@ class ForecasterSpec:
             )
 
     def level_weight_of(self, features: int) -> np.float32:
-        """What a feature's squared level counts in a score over as many features.
+        """Return the weight of a feature's squared level in a score over this many features.
 
-        Residuals of many features average out, levels do not: they wander together. On the
-        development sets the best weight is 3 for one feature, .3 for 19 and .16 for 38.
+        Residuals of many features average out; levels do not, because they change together. On
+        the development sets the best weight is 3 for 1 feature, .3 for 19 and .16 for 38.
         """
         return np.float32(self.level_weight / features**LEVEL_EXPONENT)

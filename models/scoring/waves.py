@@ -1,101 +1,91 @@
-"""The one loop over events: compiled, it takes a block's waves through kernel and judge.
+"""The loop over the events of a block: compiled, it runs waves through kernel and alert decision.
 
-It goes on by itself until Python has something to do: before a group with an entity that
-must forget first, and behind one with something to tell.
+It runs until Python has something to do: before a group with an entity whose state expired,
+and after a group with an alert action.
 
     group        0    1    2    3    4 …
-    step_waves   ────────► told      ────────►
-    Python                 alert, close
+    step_waves   ────────► action    ────────►
+    Python                 transition, close
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from streamgauge.models.alerts.decision import AlertRules, judge, may_learn
-from streamgauge.models.alerts.policy import WARMING
+from streamgauge.models.alerts.decision import AlertRules, EventAddress, decide, may_learn
 from streamgauge.models.blocks.block import ERASURE
-from streamgauge.models.kernel.buffers import PackedNetwork, Scratch
+from streamgauge.models.blocks.scored_block import WARMING
+from streamgauge.models.kernel.buffers import EventGroup, PackedNetwork, Scratch
 from streamgauge.models.kernel.step import step_group
-from streamgauge.models.simd.compile_cache import sources
+from streamgauge.models.simd.compile_cache import cached_njit
 from streamgauge.models.simd.matmul import LANES
 from streamgauge.models.state.entity_row import Record
 
-SCORED, LATE, LATE_ASIDE = 0, 1, 2
+#: Codes of `EventResults.lateness`.
+ON_TIME, LATE_SCORED, LATE_SET_ASIDE = 0, 1, 2
 
 
-class Events(NamedTuple):
-    """A block of N events and what is known of them beforehand."""
+class BlockEvents(NamedTuple):
+    """The N events of a block, their clocks and their entities."""
 
     partition: int
-    #: (N * F,) float32, and (N,) int64, int64, int32, int64: as in the block.
+    #: (N * F,) float32, and (N,) int64, int64, int32: as in the block.
     features: np.ndarray
     event_time_us: np.ndarray
     offset: np.ndarray
     row: np.ndarray
     #: (N,) int64, the clock of the block's partition at each event.
     clock_us: np.ndarray
-    #: (N,) int64, rows of the events' entities in the table; -1 if there is none.
-    place: np.ndarray
+    #: (N,) int64, row of each event's entity in the table; -1 if it has none.
+    table_row: np.ndarray
 
 
 class Clocks(NamedTuple):
-    """How far each partition has come: (P,) int64 both."""
+    """The clock of each partition: (P,) int64 both."""
 
     partition: np.ndarray
     now_us: np.ndarray
 
 
 class WavePolicy(NamedTuple):
-    """The scoring policy; 0 for what is off."""
+    """The scoring policy for compiled code."""
 
     warmup_events: int
+    #: 0 = entities never expire.
     ttl_us: int
     sets_late_aside: bool
 
 
-class Lanes(NamedTuple):
-    """The group in hand, (LANES,) each."""
+class Decisions(NamedTuple):
+    """What was decided of a group; arrays (LANES,)."""
 
-    rows: np.ndarray
-    events: np.ndarray
-    learn: np.ndarray
-    #: Rows of the next group.
-    following: np.ndarray
-    #: What is told of each, see `models.alerts.policy`, and what its log score had to pass.
-    told: np.ndarray
-    log_threshold: np.ndarray
+    #: int64, `AlertAction`.
+    action: np.ndarray
+    #: float64, threshold that the log score had to exceed for a message.
+    threshold: np.ndarray
 
     @classmethod
-    def new(cls) -> Lanes:
-        """For one group at a time."""
-        return cls(
-            rows=np.zeros(LANES, np.int64),
-            events=np.zeros(LANES, np.int64),
-            learn=np.zeros(LANES, np.bool_),
-            following=np.zeros(LANES, np.int64),
-            told=np.zeros(LANES, np.int64),
-            log_threshold=np.zeros(LANES),
-        )
+    def new(cls) -> Decisions:
+        """Allocate the decisions of one group."""
+        return cls(action=np.zeros(LANES, np.int64), threshold=np.zeros(LANES))
 
 
-class Results(NamedTuple):
-    """What becomes of N events: float32, float32, uint8, float32; and uint8, `SCORED` and so on."""
+class EventResults(NamedTuple):
+    """The results of N events: float32, float32, uint8, float32, uint8."""
 
     score: np.ndarray
     loss: np.ndarray
     verdict: np.ndarray
     confidence: np.ndarray
+    #: `ON_TIME`, `LATE_SCORED` or `LATE_SET_ASIDE`.
     lateness: np.ndarray
 
     @classmethod
-    def of(cls, count: int) -> Results:
-        """Before any of `count` events is scored."""
+    def of(cls, count: int) -> EventResults:
+        """Return the results of `count` events before any of them is scored."""
         return cls(
             score=np.full(count, np.nan, np.float32),
             loss=np.full(count, np.nan, np.float32),
@@ -105,23 +95,25 @@ class Results(NamedTuple):
         )
 
 
-@njit(cache=True)
-def arrange(code: np.ndarray, place: np.ndarray, entities: int) -> tuple[np.ndarray, np.ndarray]:
+@cached_njit()
+def arrange(
+    code: np.ndarray, table_row: np.ndarray, entities: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Put events into waves, each in offset order, and waves into groups of `LANES`.
 
     Args:
-        code: (N,) int, which of the block's entities sent each event.
-        place: (N,) int64, below 0 for events to leave out.
-        entities: how many there are.
+        code: (N,) int, index of each event's entity among the entities of the block.
+        table_row: (N,) int64, below 0 for events to leave out.
+        entities: number of entities of the block.
 
     Returns:
-        The events in order (M,), and where groups begin in it, (G + 1,).
+        The events in order (M,), and where each group begins in it, (G + 1,).
     """
     turn = np.zeros(entities, np.int64)
     sizes = np.zeros(len(code) + 1, np.int64)  # by wave
     wave = np.empty(len(code), np.int64)
     for event in range(len(code)):
-        if place[event] >= 0:
+        if table_row[event] >= 0:
             wave[event] = turn[code[event]]
             turn[code[event]] += 1
             sizes[wave[event]] += 1
@@ -142,7 +134,7 @@ def arrange(code: np.ndarray, place: np.ndarray, entities: int) -> tuple[np.ndar
     starts[groups] = begins[waves]
     order = np.empty(begins[waves], np.int64)
     for event in range(len(code)):
-        if place[event] >= 0:
+        if table_row[event] >= 0:
             order[begins[wave[event]]] = event
             begins[wave[event]] += 1
     return order, starts
@@ -152,19 +144,19 @@ def arrange(code: np.ndarray, place: np.ndarray, entities: int) -> tuple[np.ndar
 def _clock_of(partition: int, clocks: Clocks) -> int:
     for i in range(len(clocks.partition)):
         if clocks.partition[i] == partition:
-            return clocks.now_us[i]
+            return int(clocks.now_us[i])
     return 0
 
 
 @njit
 def _is_silent(head: Record, now_us: int, ttl_us: int) -> bool:
-    """Whether an entity is silent for twice the TTL by the clock of where it was last seen."""
-    return head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us
+    """Return whether an entity is silent for twice the TTL by the clock of its last partition."""
+    return bool(head.clock_us > 0 and now_us - head.clock_us > 2 * ttl_us)
 
 
-@njit(cache=True)
+@cached_njit()
 def are_silent(heads: np.ndarray, clocks: Clocks, ttl_us: int) -> np.ndarray:
-    """Which entities (N,) their next event would restart, whenever it comes."""
+    """Return which entities (N,) their next event would restart, whatever its event time."""
     silent = np.zeros(len(heads), np.bool_)
     for i in range(len(heads)):
         now_us = _clock_of(heads[i].partition, clocks)
@@ -172,194 +164,129 @@ def are_silent(heads: np.ndarray, clocks: Clocks, ttl_us: int) -> np.ndarray:
     return silent
 
 
-@njit(cache=True)
-def must_forget(head: Record, event: int, events: Events, clocks: Clocks, ttl_us: int) -> bool:
-    """Whether an event comes so late after its entity's last that it starts anew.
+@cached_njit()
+def is_expired(head: Record, event: int, events: BlockEvents, clocks: Clocks, ttl_us: int) -> bool:
+    """Return whether the state of an event's entity has expired at the event.
 
-    That is one TTL by the entity's own clock; or, as `Scorer.evict` may have dropped it by
-    then, twice the TTL by the clock of the partition it was last seen in.
+    It expires one TTL after the latest event of the entity, by event time. It also expires if
+    the entity is silent for twice the TTL by the clock of the partition of its last event:
+    `Scorer.evict` may have dropped such an entity.
     """
     if not ttl_us or head.event_time_us <= 0:
         return False
-    is_here = head.partition == events.partition
-    now_us = events.clock_us[event] if is_here else _clock_of(head.partition, clocks)
-    is_late = events.event_time_us[event] - head.event_time_us > ttl_us
-    return is_late or _is_silent(head, now_us, ttl_us)
+    is_same_partition = head.partition == events.partition
+    now_us = events.clock_us[event] if is_same_partition else _clock_of(head.partition, clocks)
+    is_after_ttl = events.event_time_us[event] - head.event_time_us > ttl_us
+    return bool(is_after_ttl or _is_silent(head, now_us, ttl_us))
 
 
 @njit(error_model="numpy", inline="always")
 def _admit(
     heads: np.ndarray,
-    group: np.ndarray,
-    events: Events,
+    indices: np.ndarray,
+    events: BlockEvents,
     policy: WavePolicy,
-    lanes: Lanes,
-    results: Results,
+    group: EventGroup,
+    results: EventResults,
 ) -> int:
-    """Put the events of a group into lanes; returns how many there are."""
+    """Put the events at `indices` into the lanes of `group`; returns the number of lanes used."""
     count = 0
-    for event in group:
-        row = events.place[event]
+    for event in indices:
+        row = events.table_row[event]
         if row < 0:
             continue
         head = heads[row]
         if events.event_time_us[event] < head.event_time_us:
-            results.lateness[event] = LATE_ASIDE if policy.sets_late_aside else LATE
+            results.lateness[event] = LATE_SET_ASIDE if policy.sets_late_aside else LATE_SCORED
             if policy.sets_late_aside:
                 continue
-        warming = head.event_count < policy.warmup_events
-        lanes.rows[count], lanes.events[count] = row, event
-        lanes.learn[count] = may_learn(head, warming)
-        own = np.float32(head.event_count) / np.float32(max(policy.warmup_events, 1))
-        results.confidence[event] = min(own, np.float32(1.0)) if warming else np.float32(1.0)
+        is_warming = head.event_count < policy.warmup_events
+        group.rows[count], group.events[count] = row, event
+        group.learn[count] = may_learn(head, is_warming)
+        share = np.float32(head.event_count) / np.float32(max(policy.warmup_events, 1))
+        confidence = min(share, np.float32(1.0)) if is_warming else np.float32(1.0)
+        results.confidence[event] = confidence
         count += 1
     return count
 
 
 @njit(inline="always")
-def _look_ahead(order: np.ndarray, first: int, place: np.ndarray, following: np.ndarray) -> None:
-    """Note the rows of the group whose events begin at `first`."""
+def _look_ahead(
+    order: np.ndarray, first: int, table_row: np.ndarray, next_rows: np.ndarray
+) -> None:
+    """Write the rows of the group whose events begin at `first`."""
     for lane in range(LANES):
-        following[lane] = place[order[min(first + lane, len(order) - 1)]]
+        next_rows[lane] = table_row[order[min(first + lane, len(order) - 1)]]
 
 
 @njit(error_model="numpy", inline="always")
-def _judge_lane(
-    head: Record,
+def _decide_lane(
+    heads: np.ndarray,
     lane: int,
-    events: Events,
+    events: BlockEvents,
     policy: WavePolicy,
     rules: AlertRules,
     scratch: Scratch,
-    lanes: Lanes,
-    results: Results,
+    group: EventGroup,
+    decisions: Decisions,
+    results: EventResults,
 ) -> bool:
-    """Judge a scored event and write both down; returns whether something is told of it."""
-    event, score, change = lanes.events[lane], scratch.score[lane], scratch.change[lane]
-    time_us, warming = events.event_time_us[event], head.event_count <= policy.warmup_events
-    verdict, told, log_threshold = judge(head, score, change, warming, time_us, rules)
-    if told & 1:
-        head.alert_partition, head.alert_offset = events.partition, events.offset[event]
-        head.alert_row, head.alert_time_us = events.row[event], time_us
+    """Decide on a scored event and write its results; returns whether it has an alert action."""
+    head, event = heads[group.rows[lane]], group.events[lane]
+    score, change = scratch.score[lane], scratch.change[lane]
+    time_us, is_warming = events.event_time_us[event], head.event_count <= policy.warmup_events
+    address = EventAddress(events.partition, events.offset[event], events.row[event], time_us)
+    verdict, action, threshold = decide(head, score, change, is_warming, address, rules)
     head.event_time_us = max(head.event_time_us, time_us)
     head.clock_us, head.partition = events.clock_us[event], events.partition
-    lanes.told[lane], lanes.log_threshold[lane] = told, log_threshold
+    decisions.action[lane], decisions.threshold[lane] = action, threshold
     results.score[event], results.loss[event] = score, scratch.loss[lane]
     results.verdict[event] = verdict
-    return told != 0
+    return bool(action != 0)
 
 
-@njit(error_model="numpy")
-def _step_waves(
+@cached_njit(error_model="numpy")
+def step_waves(
     first: int,
     starts: np.ndarray,
     order: np.ndarray,
     heads: np.ndarray,
     floats: np.ndarray,
-    events: Events,
+    events: BlockEvents,
     clocks: Clocks,
     policy: WavePolicy,
     rules: AlertRules,
     network: PackedNetwork,
     scratch: Scratch,
-    lanes: Lanes,
-    results: Results,
+    group: EventGroup,
+    decisions: Decisions,
+    results: EventResults,
 ) -> tuple[int, int]:
+    """Score the groups from `first` on, until Python has something to do.
+
+    Returns:
+        The next group, and the number of lanes of the group before it if that group holds an
+        alert action. 0 lanes: an entity of the next group must be erased or restarted first, or
+        there is no next group.
+    """
     width = len(floats) // len(heads)
+    x, times = events.features, events.event_time_us
     for number in range(first, len(starts) - 1):
-        group = order[starts[number] : starts[number + 1]]
-        for event in group:
-            row = events.place[event]
+        indices = order[starts[number] : starts[number + 1]]
+        for event in indices:
+            row = events.table_row[event]
             if row >= 0 and (
                 events.row[event] == ERASURE
-                or must_forget(heads[row], event, events, clocks, policy.ttl_us)
+                or is_expired(heads[row], event, events, clocks, policy.ttl_us)
             ):
                 return number, 0
-        _look_ahead(order, starts[number + 1], events.place, lanes.following)
-        count = _admit(heads, group, events, policy, lanes, results)
-        x, times = events.features, events.event_time_us
-        step_group(
-            heads, floats, x, times, lanes.rows, lanes.events, lanes.learn,
-            lanes.following, count, width, network, scratch,
-        )  # fmt: skip
-        is_told = False
+        _look_ahead(order, starts[number + 1], events.table_row, group.next_rows)
+        count = _admit(heads, indices, events, policy, group, results)
+        step_group(heads, floats, x, times, group, count, width, network, scratch)
+        has_action = False
         for lane in range(count):
-            head = heads[lanes.rows[lane]]
-            if _judge_lane(head, lane, events, policy, rules, scratch, lanes, results):
-                is_told = True
-        if is_told:
+            if _decide_lane(heads, lane, events, policy, rules, scratch, group, decisions, results):
+                has_action = True
+        if has_action:
             return number + 1, count
     return len(starts) - 1, 0
-
-
-@njit(error_model="numpy")
-def _score_rows(
-    heads: np.ndarray,
-    floats: np.ndarray,
-    x: np.ndarray,
-    event_time_us: np.ndarray,
-    learn: np.ndarray,
-    network: PackedNetwork,
-    scratch: Scratch,
-    lanes: Lanes,
-    results: Results,
-    change: np.ndarray,
-    parts: np.ndarray,
-    expected: np.ndarray,
-    residuals: np.ndarray,
-) -> None:
-    width, size = len(floats) // len(heads), len(x) // len(heads)
-    for start in range(0, len(heads), LANES):
-        count = min(LANES, len(heads) - start)
-        for lane in range(count):
-            lanes.rows[lane] = lanes.events[lane] = start + lane
-            lanes.learn[lane] = learn[start + lane]
-            lanes.following[lane] = min(start + lane + LANES, len(heads) - 1)
-        step_group(
-            heads, floats, x, event_time_us, lanes.rows, lanes.events, lanes.learn,
-            lanes.following, count, width, network, scratch,
-        )  # fmt: skip
-        here = slice(start, start + count)
-        results.score[here] = scratch.score[:count]
-        results.loss[here] = scratch.loss[:count]
-        change[here] = scratch.change[:count]
-        place, end = start * size, (start + count) * size
-        parts[place:end] = scratch.part[: count * size]
-        expected[place:end] = scratch.expected[: count * size]
-        residuals[2 * place : 2 * end] = scratch.residuals[: 2 * count * size]
-
-
-def _entries(version: int) -> tuple[Any, Any]:
-    """The two ways in from Python; what numba keeps of them on disk goes by `version`."""
-
-    @njit(cache=True)
-    @no_type_check
-    def step_waves(
-        first, starts, order, heads, floats, events, clocks, policy, rules, network, scratch,
-        lanes, results,
-    ):  # fmt: skip
-        _ = version
-        return _step_waves(
-            first, starts, order, heads, floats, events, clocks, policy, rules, network, scratch,
-            lanes, results,
-        )  # fmt: skip
-
-    @njit(cache=True)
-    @no_type_check
-    def score_rows(
-        heads, floats, x, event_time_us, learn, network, scratch, lanes, results, change, parts,
-        expected, residuals,
-    ):  # fmt: skip
-        _ = version
-        _score_rows(
-            heads, floats, x, event_time_us, learn, network, scratch, lanes, results, change,
-            parts, expected, residuals,
-        )  # fmt: skip
-
-    return step_waves, score_rows
-
-
-#: `step_waves` scores groups from `first` on and returns where it stopped, and why: behind a
-#: group of as many lanes with something to tell, or with 0 lanes before one with an entity that
-#: must forget first, or at the end. `score_rows` scores one event of each of N rows.
-step_waves, score_rows = _entries(sources(inspect.getsource(sys.modules[__name__])))

@@ -1,8 +1,8 @@
-"""Asks for memory ahead of time, in LLVM's own terms.
+"""Prefetches memory into the cache, with LLVM's instruction.
 
-A row of the entity table is as far away as memory gets. With 100,000 rows of 38 features an
-event takes .8 µs where it waits for them, .6 where those of the next group are asked for
-together, and .5 where they are asked for one by one, between the events of this one.
+Rows of the entity table are usually in main memory. With 100,000 rows of 38 features an event
+takes 0.8 µs without prefetching, 0.6 µs if the rows of the next group are prefetched together,
+and 0.5 µs if they are prefetched one by one, between the events of the current group.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _TO_WRITE, _SOON, _DATA = _WORD(1), _WORD(3), _WORD(1)
 
 
 @intrinsic
-def prefetch(typing: Any, memory: Any, place: Any) -> Any:
-    """Ask for the line of a place in a flat array or behind an address; nothing is read."""
+def prefetch(typing: Any, memory: Any, index: Any) -> Any:
+    """Prefetch the cache line of an element of a flat array, or after an address, for writing."""
 
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        pointer = address_of(context, builder, memory, *given)
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = address_of(context, builder, memory, *args)
         line = builder.bitcast(pointer, _BYTE.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _WORD, _WORD, _WORD])
-        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(ask, [line, _TO_WRITE, _SOON, _DATA])
+        prefetching = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetching, [line, _TO_WRITE, _SOON, _DATA])
         return context.get_dummy_value()
 
-    return types.void(memory, place), generate
+    return types.void(memory, index), generate

@@ -1,11 +1,12 @@
-"""Sixteen float32 at once, as compiled code sees them: values of a type of their own.
+"""A numba type for sixteen float32, with operators that compile to vector instructions.
 
-A compiler vectorises a loop over arrays only behind questions whether they overlap, which
-numba cannot rule out, and short loops lose more by these than they win. Here vectors are
-written down: operators and functions below work on all sixteen, each as on a single float32,
-and an event is read from where it lies, once, and written back, once.
+numba cannot rule out that arrays overlap. So a compiler vectorises a loop over arrays only with
+checks at run time, which cost short loops more than vectors save. Here vectors are explicit: the
+operators and functions below work on all sixteen lanes, each with the result of a single
+float32. Data is loaded once and stored once.
 
-Where fewer than sixteen are `left`, only these are read and written.
+`load` and `store` take the number of elements that are `left`: if it is below sixteen, the
+other lanes are neither read nor written.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ WIDTH = 16  # one register of AVX-512, two of AVX2
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 FLOATS, _INTS = ir.VectorType(_FLOAT, WIDTH), ir.VectorType(_INT, WIDTH)
 
-#: Values of compiled code alone; an address is where floats begin, see `begin`.
+#: Types of values in compiled code. An address points to the first float, see `begin`.
 Wide = Any
 Address = Any
 
 
 class _Wide(types.Type):
-    """Numba's name for sixteen float32."""
+    """The numba type of sixteen float32."""
 
 
 wide = _Wide("Wide")
@@ -43,36 +44,36 @@ class _Model(datamodel.PrimitiveModel):
 
 
 def everywhere(builder: Any, value: Any) -> Any:
-    """Emit one float or integer in all lanes."""
+    """Emit a vector with one float or integer in all lanes."""
     unset = ir.Constant(ir.VectorType(value.type, WIDTH), ir.Undefined)
     single = builder.insert_element(unset, value, _INT(0))
     return builder.shuffle_vector(single, unset, ir.Constant(_INTS, [0] * WIDTH))
 
 
-def fused(builder: Any, one: Any, two: Any, three: Any) -> Any:
-    """Emit a fused multiply-add on all lanes."""
+def fused(builder: Any, factor: Any, other: Any, summand: Any) -> Any:
+    """Emit a fused multiply-add on all lanes: `factor * other + summand`."""
     kind = ir.FunctionType(FLOATS, [FLOATS] * 3)
     call = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
-    return builder.call(call, [one, two, three])
+    return builder.call(call, [factor, other, summand])
 
 
-def address_of(context: Any, builder: Any, kind: Any, memory: Any, place: Any) -> Any:
-    """Emit where a place in a flat array, or behind an address, lies; not checked."""
+def address_of(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+    """Emit the address of an element of a flat array, or after an address; there is no check."""
     if isinstance(kind, types.Array):
         memory = context.make_array(kind)(context, builder, memory).data
-    return builder.gep(memory, [place])
+    return builder.gep(memory, [index])
 
 
 @intrinsic
 def begin(typing: Any, array: Any) -> Any:
-    """Where an array begins.
+    """The address of the first element of an array.
 
-    numba counts references to arrays wherever an inlined function takes one, with locks: an
-    event cost 1 µs of that. It counts none to an address.
+    Wherever an inlined function takes an array, numba counts references to it with locked
+    instructions, which cost 1 µs per event. It does not count references to an address.
     """
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        return context.make_array(array)(context, builder, given[0]).data
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.make_array(array)(context, builder, args[0]).data
 
     return types.CPointer(array.dtype)(array), generate
 
@@ -86,8 +87,8 @@ def _register(function: Any, emit: Any, kinds: tuple[tuple[Any, ...], ...]) -> N
         def generic(self, args: Any, kws: Any) -> Any:
             return signature(wide, *args) if args in kinds else None
 
-    def lower(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        return emit(builder, *(_widened(builder, value) for value in given))
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, *(_widened(builder, value) for value in args))
 
     infer_global(function)(Template)
     for kind in kinds:
@@ -98,13 +99,14 @@ def _widened(builder: Any, value: Any) -> Any:
     return value if value.type == FLOATS else everywhere(builder, value)
 
 
-# As numba has them for single numbers: the first unless the second is truly beyond it.
-def _least(builder: Any, one: Any, two: Any) -> Any:
-    return builder.select(builder.fcmp_ordered("<", two, one), two, one)
+# These select as numba does for single numbers: the second only if it is strictly less, or
+# greater; so the first if the second is NaN.
+def _least(builder: Any, first: Any, second: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", second, first), second, first)
 
 
-def _greatest(builder: Any, one: Any, two: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", two, one), two, one)
+def _greatest(builder: Any, first: Any, second: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", second, first), second, first)
 
 
 _register(operator.neg, ir.IRBuilder.fneg, ((wide,),))
@@ -121,10 +123,10 @@ for _function, _emit in (
 
 @intrinsic
 def spread(typing: Any, value: Any) -> Any:
-    """One float32 in all lanes."""
+    """A vector with one float32 in all lanes."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        return everywhere(builder, given[0])
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return everywhere(builder, args[0])
 
     return wide(types.float32), generate
 
@@ -136,65 +138,65 @@ def _mask(builder: Any, left: Any) -> Any:
 
 
 @intrinsic
-def load(typing: Any, memory: Any, place: Any, left: Any, otherwise: Any) -> Any:
-    """Sixteen floats from a place in memory; behind the `left` ones, `otherwise`."""
+def load(typing: Any, memory: Any, index: Any, left: Any, otherwise: Any) -> Any:
+    """Load sixteen floats from an index; lanes from `left` on hold `otherwise`."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        start = address_of(context, builder, memory, *given[:2])
-        mask = _mask(builder, given[2])
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start = address_of(context, builder, memory, *args[:2])
+        mask = _mask(builder, args[2])
         kind = ir.FunctionType(FLOATS, [start.type, _INT, mask.type, FLOATS])
         name = f"llvm.masked.load.v{WIDTH}f32.p0"
         call = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(call, [start, _INT(4), mask, everywhere(builder, given[3])])
+        return builder.call(call, [start, _INT(4), mask, everywhere(builder, args[3])])
 
     return wide(memory, types.int64, types.int64, types.float32), generate
 
 
 @intrinsic
-def store(typing: Any, memory: Any, place: Any, left: Any, value: Any) -> Any:
-    """Write the first `left` of sixteen floats to a place in memory."""
+def store(typing: Any, memory: Any, index: Any, left: Any, value: Any) -> Any:
+    """Store the first `left` of sixteen floats at an index."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        start = address_of(context, builder, memory, *given[:2])
-        mask = _mask(builder, given[2])
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start = address_of(context, builder, memory, *args[:2])
+        mask = _mask(builder, args[2])
         kind = ir.FunctionType(ir.VoidType(), [FLOATS, start.type, _INT, mask.type])
         name = f"llvm.masked.store.v{WIDTH}f32.p0"
         call = cgutils.get_or_insert_function(builder.module, kind, name)
-        builder.call(call, [given[3], start, _INT(4), mask])
+        builder.call(call, [args[3], start, _INT(4), mask])
         return context.get_dummy_value()
 
     return types.void(memory, types.int64, types.int64, wide), generate
 
 
 @intrinsic
-def where_number(typing: Any, value: Any, one: Any, two: Any) -> Any:
-    """`one` where `value` is a number, `two` where it is NaN."""
+def where_number(typing: Any, value: Any, number: Any, otherwise: Any) -> Any:
+    """`number` in lanes where `value` is a number, `otherwise` where it is NaN."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        is_number = builder.fcmp_ordered("ord", given[0], given[0])
-        return builder.select(is_number, *(_widened(builder, v) for v in given[1:]))
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        is_number = builder.fcmp_ordered("ord", args[0], args[0])
+        return builder.select(is_number, *(_widened(builder, v) for v in args[1:]))
 
-    return wide(wide, one, two), generate
+    return wide(wide, number, otherwise), generate
 
 
 @intrinsic
 def root(typing: Any, value: Any) -> Any:
     """The square roots."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(FLOATS, [FLOATS])
         name = f"llvm.sqrt.v{WIDTH}f32"
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
     return wide(wide), generate
 
 
 @intrinsic
 def power_of_two(typing: Any, value: Any) -> Any:
-    """2^n, where n is in the lowest bits of the mantissa; there is no check."""
+    """2^n for the integer n in the lowest bits of the mantissa; there is no check."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        bits = builder.bitcast(given[0], _INTS)
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], _INTS)
         shifted = builder.shl(bits, ir.Constant(_INTS, [23] * WIDTH))
         exponent = builder.add(shifted, ir.Constant(_INTS, [127 << 23] * WIDTH))
         return builder.bitcast(exponent, FLOATS)
@@ -204,10 +206,10 @@ def power_of_two(typing: Any, value: Any) -> Any:
 
 @intrinsic
 def total(typing: Any, value: Any) -> Any:
-    """The sum of all sixteen: of halves, of their halves, and so on."""
+    """The sum of all lanes. Pairs of halves are added until one is left, in a fixed order."""
 
-    def generate(context: Any, builder: Any, sig: Any, given: Any) -> Any:
-        [values], half = given, WIDTH // 2
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        [values], half = args, WIDTH // 2
         while half:
             unset = ir.Constant(values.type, ir.Undefined)
             halves = [

@@ -1,4 +1,4 @@
-"""The state cells of a shard, whoever keeps them."""
+"""The state cells of a shard, independent of the runner that stores them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class BagCell(Protocol):
     """An append-only bag of bytes without order."""
 
     def read(self) -> Iterable[bytes]:
-        """All values."""
+        """Return all values, in any order."""
 
     def add(self, value: bytes) -> None:
         """Add one value."""
@@ -24,7 +24,7 @@ class ValueCell(Protocol):
     """One value of bytes, None if never written."""
 
     def read(self) -> bytes | None:
-        """The value."""
+        """Return the value."""
 
     def write(self, value: bytes) -> None:
         """Replace the value."""
@@ -32,17 +32,20 @@ class ValueCell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The state of one shard as its runner keeps it.
+    """The state of one shard in its runner.
 
-    Snapshot and log have several cells each, because a runner may answer the reading of a
-    cell in one piece: Beam's on Flink takes it through the TaskManager's heap twice.
+    Snapshot and log have several cells each, because a runner may read a cell as a whole:
+    on Flink, a cell passes through the heap of the TaskManager twice.
     """
 
+    #: See `models.state.epoch`.
     epoch: ValueCell
-    #: The snapshot's segments, in turn; one half for each second generation, while the other
-    #: may hold a part of the next one.
+    #: Segments of the snapshot. Generations use the two halves alternately, so that one half
+    #: can hold an unfinished snapshot.
     snapshot: Sequence[BagCell]
-    #: The segments with the blocks since, one cell filled after the other, in a ring.
+    #: Segments of the blocks since the snapshot; a ring of cells, filled one after the other.
     log: Sequence[BagCell]
+    #: Blocks held back after a gap.
     held: BagCell
+    #: Open drift windows.
     drift: ValueCell

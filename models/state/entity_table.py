@@ -1,4 +1,4 @@
-"""The entity table: everything one shard remembers, one record per entity."""
+"""The entity table: the state of all entities of one shard, one record per entity."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.state.entity_row import as_bytes
 
-# A table has room for several rows always: to numba an array of one record is of another type.
+# Least number of rows. numba gives an array of a single record another type and would compile
+# all functions for it again.
 ROWS_MIN = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What a row is made of, and whose state it is."""
+    """The fields of a row, and the schema and artifact that they belong to."""
 
     #: numpy record of one entity.
     dtype: np.dtype
@@ -30,7 +31,7 @@ class Layout:
 
     @classmethod
     def of(cls, dtype: np.dtype, schema_fingerprint: str, digest: str) -> Layout:
-        """The layout of records of `dtype`, see `models.state.entity_row`."""
+        """Return the layout of records of `dtype`, see `models.state.entity_row`."""
         return cls(
             dtype,
             schema_fingerprint,
@@ -54,12 +55,12 @@ class EntityTable:
         return len(self.entity_ids)
 
     def find(self, names: Iterable[str]) -> np.ndarray:
-        """Rows (U,) int64 of `names`, -1 for those not in the table."""
-        look = self._index.get
-        return np.array([look(name, -1) for name in names], np.int64)
+        """Return the rows (U,) int64 of `names`, -1 for those not in the table."""
+        row_of = self._index.get
+        return np.array([row_of(name, -1) for name in names], np.int64)
 
     def add(self, names: Sequence[str]) -> np.ndarray:
-        """Give each of `names`, none of them in the table, a zeroed row; returns the rows (U,)."""
+        """Add a zeroed row for each of `names`, which must be new; returns the rows (U,)."""
         first = len(self.entity_ids)
         self._grow(first + len(names))
         self._index.update(zip(names, range(first, first + len(names)), strict=True))
@@ -67,39 +68,39 @@ class EntityTable:
         return np.arange(first, first + len(names))
 
     def take(self, rows: np.ndarray) -> None:
-        """Make `rows` the memory of an empty table."""
+        """Use `rows` as the memory of an empty table."""
         self.rows = rows
         self._grow(ROWS_MIN)
 
     def fill(self, names: Sequence[str], rows: np.ndarray) -> None:
         """Replace the whole content by `rows` (R,) of the entities `names`."""
         self.entity_ids, self._index = [], {}
-        # Zeroed anew: a later entity must not be given what one that left has remembered.
+        # New zeroed memory: a later entity must not get the state of one that was dropped.
         self.rows = np.zeros(max(ROWS_MIN, len(names)), self.layout.dtype)
         self.add(names)
         as_bytes(self.rows)[: len(names)] = as_bytes(rows)
 
-    def retain(self, kept: np.ndarray) -> None:
-        """Keep only the rows at `kept` (ascending); places change."""
-        rows = as_bytes(self.rows)[kept].view(self.layout.dtype)
-        names = [self.entity_ids[i] for i in kept.tolist()]
+    def retain(self, retained: np.ndarray) -> None:
+        """Drop all rows except those at the indices `retained` (ascending); indices change."""
+        rows = as_bytes(self.rows)[retained].view(self.layout.dtype)
+        names = [self.entity_ids[i] for i in retained.tolist()]
         self.fill(names, rows)
 
     def copy_rows(self) -> EntityTable:
-        """What the table holds now, in memory of its own; to be written out, nothing is found."""
-        frozen = EntityTable(self.layout)
-        frozen.take(as_bytes(self.rows[: len(self)]).copy().view(self.layout.dtype))
-        frozen.entity_ids = list(self.entity_ids)  # the index would be a seventh of the pause
-        frozen.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
-        return frozen
+        """Return a copy for a snapshot; `find` does not work on it."""
+        copy = EntityTable(self.layout)
+        copy.take(as_bytes(self.rows[: len(self)]).copy().view(self.layout.dtype))
+        copy.entity_ids = list(self.entity_ids)  # copying the index takes a seventh of the time
+        copy.clocks = {partition: replace(clock) for partition, clock in self.clocks.items()}
+        return copy
 
     def forget_names(self, names: Collection[str]) -> None:
-        """Take the entities `names` out of what is kept besides rows."""
+        """Remove the entities `names` from the clocks."""
         for clock in self.clocks.values():
             clock.latest = "" if clock.latest in names else clock.latest
 
     def digest_of_rows(self) -> str:
-        """BLAKE2b over clocks, and entities with rows in order of entity: equal tables agree."""
+        """Return a BLAKE2b digest of clocks and rows; equal tables have equal digests."""
         order = sorted(range(len(self)), key=self.entity_ids.__getitem__)
         clocks = [(p, astuple(clock)) for p, clock in sorted(self.clocks.items())]
         hashed = hashlib.blake2b(repr(clocks).encode(), digest_size=16)

@@ -1,11 +1,11 @@
-"""A shard's log in its state cells: appended to, replaced by a snapshot, read again.
+"""The log of a shard in its state cells: append a block, replace by a snapshot, read.
 
-No more than one cell of it is in memory at a time, besides the table itself. A snapshot's
-segments say which rows they hold, so their cells are read in any order, and they go to them
-in turn. Snapshots have generations, each of which uses the other half of the cells; segment n
-of generation g has the sequence number g * 2^32 + n, so none passes for one of another.
-Blocks must be stepped in order, so one cell is filled after the other, in a ring; their
-sequence numbers go on from one generation to the next.
+A read holds at most one cell in memory, besides the table. Each segment of a snapshot names
+its rows, so segments are distributed over the cells in turn and read in any order. Snapshots
+have generations, which use the two halves of the snapshot cells alternately. Segment n of
+generation g has the sequence number g * 2^32 + n, so segments of different generations cannot
+be confused. Blocks must be stepped in order, so the log cells are filled one after the
+other, in a ring. Their sequence numbers continue from one generation to the next.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from streamgauge.models.state.segment import (
 )
 
 _GENERATION_BITS = 32
-#: The ring takes a log of so many times its bound: half as much again while it waits for its
-#: turn, and what comes while its snapshot is written.
+#: The ring holds a log of this many times its bound. The log grows by half while it waits for
+#: the scheduler, and further while its snapshot is written.
 _LOG_CAPACITY = 1.75
 
 
 def append_block(
     cells: Cells, epoch: Epoch, layout: Layout, data: bytes, cell_bytes_max: float
 ) -> None:
-    """Append a block that was scored.
+    """Append a scored block.
 
     Args:
-        cells: the shard's state.
-        epoch: moved on by the block.
-        layout: whose state it is.
+        cells: state of the shard.
+        epoch: of the shard; its counters are updated.
+        layout: of the rows.
         data: the block, as `encode_block` wrote it.
-        cell_bytes_max: the next cell is filled when one holds as much, unless it is the last.
+        cell_bytes_max: size from which on the log continues in the next cell, if there is one.
     """
     if epoch.cell_bytes >= cell_bytes_max:
         begin_cell(cells, epoch)
@@ -54,26 +54,26 @@ def append_block(
 
 
 def append_eviction(cells: Cells, epoch: Epoch, layout: Layout) -> None:
-    """Append that rows were dropped here."""
+    """Append that rows were dropped at this point of the log."""
     _append(cells, epoch, eviction_segment(layout, epoch.next_segment))
 
 
 def begin_cell(cells: Cells, epoch: Epoch) -> None:
-    """Go on in the next cell of the ring, if there is one left."""
+    """Continue in the next cell of the ring, if one is free."""
     if epoch.cell_bytes and epoch.log_cell + 1 - epoch.first_cell < len(cells.log):
         epoch.log_cell += 1
         epoch.cell_bytes = 0
 
 
 def cell_bytes_max(cells: Cells, log_bytes_max: float, segment_bytes_max: int) -> float:
-    """What a cell of the log holds, if the log holds `log_bytes_max` when it is replaced."""
+    """Return the size of a full cell, if the log is replaced at `log_bytes_max`."""
     return max(segment_bytes_max, _LOG_CAPACITY * log_bytes_max / len(cells.log))
 
 
 def replace_by_snapshot(
     cells: Cells, epoch: Epoch, table: EntityTable, segment_bytes_max: int
 ) -> None:
-    """Make the snapshot of `table` the whole log, at once."""
+    """Replace the whole log by a snapshot of `table`, in one call."""
     for cell in (*cells.snapshot, *cells.log):
         cell.clear()
     epoch.generation += 1
@@ -87,22 +87,22 @@ def replace_by_snapshot(
 
 
 def half(cells: Cells, generation: int) -> Sequence[BagCell]:
-    """The cells for the snapshot of a generation."""
+    """Return the cells for the snapshot of a generation."""
     size = len(cells.snapshot) // 2
     return cells.snapshot[size:] if generation % 2 else cells.snapshot[:size]
 
 
 def cut_snapshot(table: EntityTable, generation: int, segment_bytes_max: int) -> Iterator[bytes]:
-    """The segments of a snapshot, cut as they are asked for."""
+    """Yield the segments of a snapshot."""
     return snapshot_segments(table, generation << _GENERATION_BITS, segment_bytes_max)
 
 
 def read_table(cells: Cells, epoch: Epoch, layout: Layout) -> EntityTable:
-    """The table of the snapshot in force; of one that was not finished nothing is read.
+    """Read the table of the valid snapshot; an unfinished snapshot is ignored.
 
     Raises:
         StateDamagedError: a segment is missing, repeated, damaged, or of another snapshot.
-        StateFormatError: a segment is of another contract, artifact or release.
+        StateFormatError: a segment is of another schema, artifact or release.
     """
     first, reader = epoch.generation << _GENERATION_BITS, SnapshotReader(layout)
     missing = set(range(first, first + epoch.snapshot_segments))
@@ -119,25 +119,25 @@ def read_table(cells: Cells, epoch: Epoch, layout: Layout) -> EntityTable:
 
 
 def read_log(cells: Cells, epoch: Epoch, layout: Layout) -> Iterator[Block | None]:
-    """The blocks since the snapshot in order, and None where rows were dropped.
+    """Yield the blocks since the snapshot in order, and None where rows were dropped.
 
     Raises:
-        StateDamagedError: as above.
-        StateFormatError: as above.
+        StateDamagedError: a segment is missing, repeated or damaged.
+        StateFormatError: a segment is of another schema, artifact or release.
     """
-    following = epoch.first_segment
+    expected = epoch.first_segment
     for number in range(epoch.first_cell, epoch.log_cell + 1):
         for segment in _in_order(cells, number, layout):
-            # Where the ring had no cell left, older ones share the first one.
+            # If the ring had no free cell, the first cell also holds older segments.
             if segment.sequence < epoch.first_segment:
                 continue
-            if segment.sequence != following or segment.kind not in (BLOCK, EVICTION):
-                raise _not_once(f"segment {segment.sequence} instead of {following}")
-            following += 1
+            if segment.sequence != expected or segment.kind not in (BLOCK, EVICTION):
+                raise _not_once(f"segment {segment.sequence} instead of {expected}")
+            expected += 1
             yield decode_block(segment.body) if segment.kind == BLOCK else None
-    if following != epoch.next_segment:
+    if expected != epoch.next_segment:
         last = epoch.next_segment - 1
-        raise _not_once(f"only those before {following}, and {last} is the last one")
+        raise _not_once(f"only those before {expected}, and {last} is the last one")
 
 
 def _append(cells: Cells, epoch: Epoch, segment: bytes) -> None:
@@ -148,9 +148,10 @@ def _append(cells: Cells, epoch: Epoch, segment: bytes) -> None:
 
 
 def _in_order(cells: Cells, number: int, layout: Layout) -> list[Segment]:
-    """The segments of one cell of the log; bags keep no order."""
-    read = (read_segment(layout, data) for data in cells.log[number % len(cells.log)].read())
-    return sorted(read, key=lambda segment: segment.sequence)
+    """Return the segments of one log cell in order; a bag has no order."""
+    cell = cells.log[number % len(cells.log)]
+    segments = (read_segment(layout, data) for data in cell.read())
+    return sorted(segments, key=lambda segment: segment.sequence)
 
 
 def _not_once(got: str) -> StateDamagedError:

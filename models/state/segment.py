@@ -1,23 +1,24 @@
-"""Segments: the append log in which a shard's table lives in the runner's state.
+"""Segments: the records of a shard's log in the state of the runner.
 
 A log is one *snapshot* of the whole table, then the *blocks* that were scored since. A
-table is rebuilt by reading the snapshot and stepping the blocks again, which gives the
-same bits because a block is always stepped to the same bits. Appending a block costs the
-events it holds; appending the rows it touched would cost ten times that, since an
-entity's memory is much larger than one of its events (docs/decisions.md). A snapshot is
-cut into segments of bounded size, each with some of the rows; the first one has the clocks.
-Where rows were dropped between two blocks, the log says so: dropping makes room for others.
+table is rebuilt by reading the snapshot and stepping the blocks again, which gives equal
+bits because stepping is deterministic. Appending a block costs the bytes of its events. Appending
+the rows that it changed would cost ten times as much, because the state of an entity is much
+larger than an event. A snapshot is cut into segments of bounded size, each with some
+of the rows; the first one also holds the clocks. If rows were dropped between two blocks,
+the log records it, because dropping rows makes room for new entities.
 
-    segment:  magic "SGS" | format u1 | kind u1 | sequence u8 | contract 16s | digest 32s |
+    segment:  magic "SGS" | format u1 | kind u1 | sequence u8 | schema 16s | artifact 32s |
               layout 8s | body | crc32 u4
-    snapshot: clocks u4 | (partition i4, clock i8, latest i8, jumps u2, whose u2 + bytes)[clocks] |
+    snapshot: clocks u4 |
+              (partition i4, clock i8, latest i8, resets u2, entity u2 + bytes)[clocks] |
               all rows u4 | first row u4 | rows u4 | lengths u2[rows] | entity bytes |
               records[rows]
     block:    as `models.blocks.block` writes it
-    eviction: nothing
+    eviction: empty
 
-`contract` is the schema's fingerprint, `digest` the artifact's, `layout` a hash of the
-record's fields. A segment of another contract, artifact or layout is refused.
+`schema` is the fingerprint of the schema, `artifact` the digest of the artifact, `layout` a hash
+of the fields of the record. A segment with another schema, artifact or layout is refused.
 """
 
 from __future__ import annotations
@@ -49,29 +50,33 @@ REPAIR = (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One append to a shard's log, verified."""
+    """One record of a shard's log, verified."""
 
+    #: `SNAPSHOT`, `BLOCK` or `EVICTION`.
     kind: int
-    #: Its place among the blocks, or in the snapshot, see `models.state.log`.
+    #: Number among the blocks or in the snapshot, see `models.state.log`.
     sequence: int
-    #: The bytes of the snapshot or block; none of an eviction.
+    #: Bytes of the snapshot part or block; empty for an eviction.
     body: bytes
 
 
 def block_segment(layout: Layout, sequence: int, block: bytes) -> bytes:
-    """A segment with one scored block, as `encode_block` wrote it."""
+    """Return a segment with one scored block, as `encode_block` wrote it."""
     return _seal(layout, BLOCK, sequence, block)
 
 
 def eviction_segment(layout: Layout, sequence: int) -> bytes:
-    """A segment that says that here rows were dropped, as `Scorer.evict` does."""
+    """Return a segment that records that rows were dropped, as `Scorer.evict` does."""
     return _seal(layout, EVICTION, sequence, b"")
 
 
 def snapshot_segments(table: EntityTable, sequence: int, bytes_max: int) -> Iterator[bytes]:
-    """Segments with the whole table, from `sequence` on, of `bytes_max` or a row at least."""
+    """Yield segments with the whole table, numbered from `sequence` on.
+
+    Each has at most `bytes_max` of rows, but at least one row.
+    """
     step = max(1, bytes_max // table.layout.dtype.itemsize)
-    clocks = [_clock_bytes(*one) for one in sorted(table.clocks.items())]
+    clocks = [_clock_bytes(*pair) for pair in sorted(table.clocks.items())]
     for first in range(0, max(1, len(table)), step):
         names = [name.encode() for name in table.entity_ids[first : first + step]]
         body = b"".join(
@@ -89,20 +94,20 @@ def snapshot_segments(table: EntityTable, sequence: int, bytes_max: int) -> Iter
 
 
 class SnapshotReader:
-    """Puts the table together that `snapshot_segments` cut, whatever the segments' order."""
+    """Rebuilds the table that `snapshot_segments` cut, from segments in any order."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._clocks: dict[int, PartitionClock] = {}
         self._names: dict[int, list[str]] = {}  # by first row
         self._rows: np.ndarray | None = None
-        self._found = 0
+        self._read_rows = 0
 
     def add(self, body: bytes) -> None:
-        """Take the rows of one segment.
+        """Add the rows of one segment.
 
         Raises:
-            StateDamagedError: it is none of the same snapshot.
+            StateDamagedError: the segment does not belong to the same snapshot.
         """
         at = self._add_clocks(body)
         whole, first, count = _ROWS.unpack_from(body, at)
@@ -124,10 +129,10 @@ class SnapshotReader:
         size = self._layout.dtype.itemsize
         rows = np.frombuffer(body, np.uint8, count * size, start)
         self._rows.view(np.uint8)[first * size : (first + count) * size] = rows
-        self._found += count
+        self._read_rows += count
 
     def table(self) -> EntityTable:
-        """The whole table; an empty one if there was no segment.
+        """Return the whole table; an empty one if there was no segment.
 
         Raises:
             StateDamagedError: rows are missing.
@@ -136,17 +141,17 @@ class SnapshotReader:
         if self._rows is None:
             return table
         names = [name for first in sorted(self._names) for name in self._names[first]]
-        if len(names) != len(self._rows) or len(names) != self._found:
+        if len(names) != len(self._rows) or len(names) != self._read_rows:
             raise StateDamagedError(
                 f"state log: a snapshot of {len(self._rows)} rows; got {len(names)}; {REPAIR}"
             )
         table.take(self._rows)
-        table.add(names)  # places are given in order, and the rows are there already
+        table.add(names)  # in the order of the rows, which exist already
         table.clocks = self._clocks
         return table
 
     def _add_clocks(self, body: bytes) -> int:
-        """Take the clocks of a segment; returns where they end."""
+        """Add the clocks of a segment; returns where they end."""
         at = _COUNT.size
         for _ in range(_COUNT.unpack_from(body)[0]):
             partition, now_us, latest_us, offset_resets, length = _CLOCK.unpack_from(body, at)
@@ -160,8 +165,8 @@ def read_segment(layout: Layout, data: bytes) -> Segment:
     """Verify a segment.
 
     Raises:
-        StateDamagedError: its bytes are not those that were written.
-        StateFormatError: it is of another contract, artifact or release.
+        StateDamagedError: its bytes were altered.
+        StateFormatError: it is of another schema, artifact or release.
     """
     if len(data) < _HEAD.size + _CRC.size or data[:3] != MAGIC:
         raise StateDamagedError(f"state log: {len(data)} bytes are no segment; {REPAIR}")
@@ -194,6 +199,6 @@ def _seal(layout: Layout, kind: int, sequence: int, body: bytes) -> bytes:
     return b"".join((head, body, _CRC.pack(zlib.crc32(body, zlib.crc32(head)))))
 
 
-def _match(what: str, expected: str, found: str) -> None:
-    if expected != found:
-        raise StateFormatError(f"state log: {what} must be {expected}; got {found}; {REPAIR}")
+def _match(name: str, expected: str, actual: str) -> None:
+    if expected != actual:
+        raise StateFormatError(f"state log: {name} must be {expected}; got {actual}; {REPAIR}")

@@ -1,14 +1,14 @@
-"""A shard's memory outside the runner: one Parquet file that any release and engine can read.
+"""The state of a shard as a file: Parquet, readable by any release and any Parquet engine.
 
-A row is an entity, a column a field of its record; vectors and matrices are lists. What
-is not per entity is JSON under the file's key `streamgauge`: the format's version, whose
-memory it is (schema, artifact, topic, shard), how far the shard had come in each
-partition, and a digest over all rows. Beside it stands a checksum of the whole file, as
-`crc32:` and eight digits that count as zeros, since Parquet protects its pages only.
+A row is an entity, a column is a field of its record; vectors and matrices are lists. What
+does not belong to an entity is JSON under the metadata key `streamgauge`: format version, origin
+(schema, artifact, topic, shard), progress in each partition, and a digest of all rows.
+A second key holds a checksum of the whole file, as `crc32:` and eight digits that count as
+zeros, because Parquet protects only its pages.
 
-A snapshot stands for the log up to its positions, whoever took it and when: a job that
-starts from it and reads the log from those positions on says the same, bit for bit, as
-one that never stopped.
+A snapshot represents the log up to its progress, independent of when it was taken. A job that
+starts from it and reads the log from there produces the same bits as a job that never
+stopped.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from streamgauge.models.state.epoch import Epoch, PartitionProgress, ShardCounts
 SNAPSHOT_FORMAT = 1
 ENTITY = "entity_id"
 _KEY, _CHECK_KEY = "streamgauge", "streamgauge.check"
-# JSON holds no line break, so nothing that a file says behind its pages is taken for this.
+# JSON contains no line break, so this cannot occur in other metadata after the pages.
 _CHECK, _NO_CHECK = b"\ncrc32:", b"00000000"
 _REPAIR = "export the state again, or start without it and let entities warm up"
 
 
 @dataclass(slots=True, eq=False)
 class ShardSnapshot:
-    """Everything one shard remembers."""
+    """The whole state of one shard."""
 
     shard: int
-    #: Positions, counts and policies; its log is not part of a snapshot.
+    #: Progress, counts and policies; the log is not part of a snapshot.
     epoch: Epoch
     #: Open drift windows, as `DriftWindows.to_bytes` wrote them.
     drift: bytes
@@ -52,16 +52,17 @@ class ShardSnapshot:
 
 
 class StateIdentity(msgspec.Struct, frozen=True):
-    """Whose memory a snapshot is: a job that starts from it must agree in all of these."""
+    """What a snapshot was taken of. A job that starts from it must agree in all fields."""
 
     topic: str
-    #: How many shards the entities are cut into, and how.
+    #: Number of shards of the job.
     shards: int
+    #: How entities are assigned to shards, as in `input.routing`.
     routing: str
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True):
-    """What a snapshot says of itself without its rows."""
+    """The metadata of a snapshot."""
 
     format: int
     origin: StateIdentity
@@ -70,34 +71,40 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
     artifact: str
     shard: int
     entities: int
-    #: partition -> (first offset of the first block, end offset of the last, jumps before it).
+    #: partition -> (first offset of the first block, end offset of the last, offset resets).
     reached: dict[int, tuple[int, int, int]]
-    #: partition -> (clock, latest event time, microseconds, and whose it is).
+    #: partition -> (clock, latest event time, both in microseconds, entity of the latest event).
     clocks: dict[int, tuple[int, int, str]]
     counts: dict[str, int]
-    #: As `Scorer.policies`, and the open drift windows, both base64.
+    #: Policies as in `Scorer.policies`, and open drift windows, both base64.
     policies: str
     drift: str
-    #: `EntityTable.digest_of_rows` of the table.
+    #: `EntityTable.digest_of_rows`.
     digest: str
 
 
 def encode_snapshot(snapshot: ShardSnapshot, origin: StateIdentity) -> bytes:
-    """The Parquet file of `snapshot`."""
+    """Return the Parquet file of `snapshot`."""
     table, epoch = snapshot.table, snapshot.epoch
     header = SnapshotHeader(
-        SNAPSHOT_FORMAT,
-        origin,
-        table.layout.schema_fingerprint,
-        table.layout.digest,
-        snapshot.shard,
-        len(table),
-        {p: (reach.began, reach.end, reach.offset_resets) for p, reach in epoch.reached.items()},
-        {p: (clock.now_us, clock.latest_us, clock.latest) for p, clock in table.clocks.items()},
-        dataclasses.asdict(epoch.counts),
-        _text(epoch.policies),
-        _text(snapshot.drift),
-        table.digest_of_rows(),
+        format=SNAPSHOT_FORMAT,
+        origin=origin,
+        schema_fingerprint=table.layout.schema_fingerprint,
+        artifact=table.layout.digest,
+        shard=snapshot.shard,
+        entities=len(table),
+        reached={
+            partition: (progress.first_offset, progress.end_offset, progress.offset_resets)
+            for partition, progress in epoch.reached.items()
+        },
+        clocks={
+            partition: (clock.now_us, clock.latest_us, clock.latest)
+            for partition, clock in table.clocks.items()
+        },
+        counts=dataclasses.asdict(epoch.counts),
+        policies=_text(epoch.policies),
+        drift=_text(snapshot.drift),
+        digest=table.digest_of_rows(),
     )
     columns = {ENTITY: pa.array(table.entity_ids, pa.string())}
     for name in table.layout.dtype.names or ():
@@ -111,7 +118,7 @@ def encode_snapshot(snapshot: ShardSnapshot, origin: StateIdentity) -> bytes:
 
 
 def seal(data: bytes) -> bytes:
-    r"""Write a file's checksum into the place that was left for it.
+    r"""Write the checksum of a file over its placeholder.
 
     >>> seal(b"any bytes\ncrc32:00000000 and others")
     b'any bytes\ncrc32:228d0a6c and others'
@@ -121,53 +128,55 @@ def seal(data: bytes) -> bytes:
 
 
 def decode_header(data: bytes, name: str) -> SnapshotHeader:
-    """What the snapshot in file `name` says of itself.
+    """Read the metadata of the snapshot in file `name`.
 
     Raises:
-        StateDamagedError: the file is no snapshot, incomplete, or was altered.
+        StateDamagedError: the file is not a snapshot, is incomplete, or was altered.
         StateFormatError: it is of a later release.
     """
     at = data.rfind(_CHECK) + len(_CHECK)
     if at < len(_CHECK):
         raise StateDamagedError(f"{name}: must be a snapshot of a shard; {_REPAIR}")
     check = data[at : at + len(_NO_CHECK)]
-    if check != (found := _checksum(data, at)):
+    if check != (computed := _checksum(data, at)):
         raise StateDamagedError(
-            f"{name}: its checksum must be {found.decode()}; got {check!r}; {_REPAIR}"
+            f"{name}: its checksum must be {computed.decode()}; got {check!r}; {_REPAIR}"
         )
     raw = pq.read_metadata(pa.BufferReader(data)).metadata[_KEY.encode()]
-    found = msgspec.json.decode(raw)["format"]
-    if found != SNAPSHOT_FORMAT:
+    version = msgspec.json.decode(raw)["format"]
+    if version != SNAPSHOT_FORMAT:
         raise StateFormatError(
-            f"{name}: this release reads snapshots of format 1 to {SNAPSHOT_FORMAT}; got {found}. "
+            f"{name}: this release reads snapshots of format 1 to {SNAPSHOT_FORMAT}; "
+            f"got {version}. "
             "Use the release that wrote it, or a later one"
         )
     return msgspec.json.decode(raw, type=SnapshotHeader)
 
 
 def check_header(header: SnapshotHeader, name: str, layout: Layout, origin: StateIdentity) -> None:
-    """See that a job of `origin` whose rows have `layout` can go on from a snapshot.
+    """Check that a job of `origin` whose rows have `layout` can start from a snapshot.
 
     Raises:
-        StateFormatError: it belongs to another artifact, schema, topic or cut.
+        StateFormatError: it belongs to another artifact, schema, topic, shard count or routing.
     """
-    for what, expected, found in (
+    for field, expected, actual in (
         ("schema fingerprint", layout.schema_fingerprint, header.schema_fingerprint),
         ("artifact digest", layout.digest, header.artifact),
         ("topic", origin.topic, header.origin.topic),
         ("number of shards", origin.shards, header.origin.shards),
         ("routing", origin.routing, header.origin.routing),
     ):
-        if expected != found:
-            raise StateFormatError(f"{name}: {what} must be {expected}; got {found}; {_REPAIR}")
+        if expected != actual:
+            raise StateFormatError(f"{name}: {field} must be {expected}; got {actual}; {_REPAIR}")
 
 
 def decode_snapshot(data: bytes, name: str, layout: Layout, origin: StateIdentity) -> ShardSnapshot:
     """Read what `encode_snapshot` wrote, for a job of `origin` whose rows have `layout`.
 
     Raises:
-        StateDamagedError: the file is no snapshot, incomplete, or was altered.
-        StateFormatError: it belongs to another artifact, schema, topic, cut or release.
+        StateDamagedError: the file is not a snapshot, is incomplete, or was altered.
+        StateFormatError: it belongs to another artifact, schema, topic, shard count, routing or
+            release.
     """
     header = decode_header(data, name)
     check_header(header, name, layout, origin)
@@ -181,7 +190,8 @@ def decode_snapshot(data: bytes, name: str, layout: Layout, origin: StateIdentit
     epoch = Epoch(
         counts=ShardCounts(**header.counts),
         reached={
-            partition: PartitionProgress(*reach) for partition, reach in header.reached.items()
+            partition: PartitionProgress(*progress)
+            for partition, progress in header.reached.items()
         },
         policies=base64.b64decode(header.policies),
     )
@@ -189,14 +199,14 @@ def decode_snapshot(data: bytes, name: str, layout: Layout, origin: StateIdentit
 
 
 def start_offsets(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
-    """Where each partition must be read from by a job that starts from these snapshots.
+    """Return where a job that starts from these snapshots must begin to read each partition.
 
-    That is the lowest position of any shard that hears of the partition. A shard that had
-    heard nothing of it yet may have missed what the others saw since their chains began.
-    A partition that no shard has heard of is not named.
+    That is the lowest progress of all shards that receive the partition. A shard without progress
+    in the partition may have missed everything since the first block of the other shards.
+    Partitions without progress in any shard are left out.
 
     Raises:
-        StateFormatError: shards were on different sides of a jump over lost offsets.
+        StateFormatError: shards are on different sides of an offset reset.
     """
     by_shard = {header.shard: header for header in headers}
     offsets = {}
@@ -208,23 +218,23 @@ def start_offsets(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
                 f"partition {partition}: offsets were lost between the snapshots of its shards; "
                 + _REPAIR
             )
-        began = min(first for first, _, _ in reached)
-        hears = range(origin.shards)
+        first_offset = min(first for first, _, _ in reached)
+        receivers = range(origin.shards)
         if origin.routing == "partition":
-            hears = range(partition % origin.shards, partition % origin.shards + 1)
-        told = (by_shard[s].reached if s in by_shard else {} for s in hears)
-        offsets[partition] = min(one.get(partition, (0, began))[1] for one in told)
+            receivers = range(partition % origin.shards, partition % origin.shards + 1)
+        progress = (by_shard[shard].reached if shard in by_shard else {} for shard in receivers)
+        offsets[partition] = min(each.get(partition, (0, first_offset))[1] for each in progress)
     return offsets
 
 
 def _checksum(data: bytes, at: int) -> bytes:
-    """Eight digits: the CRC-32 of `data` with zeros where they stand themselves."""
+    """Return eight digits: the CRC-32 of `data` with zeros in place of the digits."""
     rest = memoryview(data)[at + len(_NO_CHECK) :]
     return b"%08x" % zlib.crc32(rest, zlib.crc32(_NO_CHECK, zlib.crc32(memoryview(data)[:at])))
 
 
 def _column(values: np.ndarray) -> pa.Array:
-    """An Arrow column of a field (N, ...) of the record."""
+    """Return a field (N, ...) of the records as an Arrow column."""
     if values.ndim == 1:
         return pa.array(np.ascontiguousarray(values))
     size = int(np.prod(values.shape[1:]))
@@ -246,7 +256,7 @@ def _table(columns: pa.Table, name: str, layout: Layout) -> EntityTable:
 
 def _values(column: Any, field: str, like: np.ndarray, name: str) -> np.ndarray:
     flat = column.flatten() if isinstance(column.type, pa.FixedSizeListType) else column
-    values = flat.to_numpy(zero_copy_only=False)
+    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
     if values.size != like.size or values.dtype != like.dtype:
         raise StateFormatError(
             f"{name}: {field} must be {like.dtype} {like.shape}; "

@@ -1,6 +1,6 @@
-"""Whole series at once: standardise them for training, score them offline.
+"""Standardises whole series for training, and scores them offline.
 
-Both run the same code as live scoring, event by event; entities are the rows.
+Both step through the events as the live scorer does; each row is an entity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Watch = Callable[[int, np.ndarray, np.ndarray], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesScores:
-    """What the forecaster said about one series."""
+    """The scores of one series."""
 
     #: (T,) float32, smoothed.
     score: np.ndarray
@@ -35,21 +35,22 @@ def score_series(
     forecaster: Forecaster,
     series: Sequence[Series],
     rows: np.ndarray | None = None,
+    *,
     learn: bool = True,
     watch: Watch | None = None,
 ) -> list[SeriesScores]:
-    """Score every series from its first event, as the live scorer would.
+    """Score every series from its first event, as the live scorer does.
 
     Args:
-        forecaster: scores; its tables of known entities decide how new rows start.
-        series: any number of them, of any lengths.
-        rows: (N,) entity states to start from and to advance; None for new ones.
-        learn: whether statistics and scales move on the way.
-        watch: called after each event of `ROWS` series with the place of the first in `series`,
-            a mask (ROWS,) of those that held an event, and residuals as in `Scores`.
+        forecaster: the model; the state of a known entity starts from its priors.
+        series: any number of series, of any lengths.
+        rows: (N,) entity states to start from, advanced in place; None for new ones.
+        learn: whether statistics and scales learn.
+        watch: called after each step of `ROWS` series with the index of the first in `series`,
+            a mask (ROWS,) of the series that had an event, and residuals as in `Scores`.
     """
     if rows is None:
-        rows = new_rows(forecaster, [one.entity_id for one in series])
+        rows = new_rows(forecaster, [each.entity_id for each in series])
     results: list[SeriesScores] = []
     for first in range(0, len(series), ROWS):
         here = slice(first, first + ROWS)
@@ -59,7 +60,7 @@ def score_series(
 
 
 def new_rows(forecaster: Forecaster, entity_ids: Sequence[str]) -> np.ndarray:
-    """Entity states before the first event, (N,) structured."""
+    """Return entity states before the first event, (N,) structured."""
     rows = np.zeros(len(entity_ids), forecaster.dtype)
     forecaster.fill_new(rows, entity_ids)
     return rows
@@ -72,14 +73,14 @@ def _score_side_by_side(
     learn: bool,
     watch: Callable[[np.ndarray, np.ndarray], None] | None,
 ) -> list[SeriesScores]:
-    """Score up to ROWS series side by side; a series that has ended stays as it is."""
-    lengths = np.array([len(one.values) for one in series])
+    """Score up to `ROWS` series side by side; a row does not change after its series ends."""
+    lengths = np.array([len(each.values) for each in series])
     length, features = int(lengths.max(initial=0)), forecaster.schema.size
     x = np.full((length, ROWS, features), np.nan, np.float32)
     event_time_us = np.zeros((length, ROWS), np.int64)
-    for i, one in enumerate(series):
-        x[: lengths[i], i] = one.values
-        event_time_us[: lengths[i], i] = one.event_time_us
+    for i, each in enumerate(series):
+        x[: lengths[i], i] = each.values
+        event_time_us[: lengths[i], i] = each.event_time_us
     live = np.zeros(ROWS, rows.dtype)
     live[: len(rows)] = rows
     learning = np.full(ROWS, learn, np.bool_)
@@ -87,10 +88,10 @@ def _score_side_by_side(
     ends, ends_at = set(lengths.tolist()), np.zeros(ROWS, np.int64)
     ends_at[: len(lengths)] = lengths
     for t in range(length):
-        told = forecaster.step(x[t], live, event_time_us[t], learning)
-        score[t], loss[t] = told.score, told.loss
+        scores = forecaster.step(x[t], live, event_time_us[t], learning)
+        score[t], loss[t] = scores.score, scores.loss
         if watch is not None:
-            watch(t < ends_at, told.residuals)
+            watch(t < ends_at, scores.residuals)
         if t + 1 in ends:
             done = np.flatnonzero(lengths == t + 1)
             rows[done] = live[done]
@@ -98,22 +99,27 @@ def _score_side_by_side(
 
 
 def standardise_series(
-    schema: Schema, spec: NormaliserSpec, priors: Priors, values: Sequence[np.ndarray], known: bool
+    schema: Schema,
+    spec: NormaliserSpec,
+    priors: Priors,
+    *,
+    values: Sequence[np.ndarray],
+    known: bool,
 ) -> list[np.ndarray]:
-    """Standard values of each series as the scorer would see them, (T, F), NaN where missing.
+    """Return the standard values of each series as in scoring, (T, F), NaN where missing.
 
     Args:
         schema: bounds that values are clipped to.
         spec: settings of the normaliser.
-        priors: where its statistics start.
+        priors: where the statistics start.
         values: (T, F) raw per entity; with `known`, in the order of `priors.entity_ids`.
-        known: start from the entities' own statistics, or as if they were new.
+        known: whether to start from the statistics of the entities, or as for new entities.
     """
-    lengths = [len(one) for one in values]
+    lengths = [len(each) for each in values]
     count, features, length = len(values), schema.size, max(lengths)
     x = np.full((length, count, features), np.nan, np.float32)
-    for i, one in enumerate(values):
-        x[: lengths[i], i] = one
+    for i, each in enumerate(values):
+        x[: lengths[i], i] = each
     normaliser = Normaliser(spec, schema.bounds(), count)
     var_floor = np.square(priors.std_floor[1:] if known else priors.std_floor[:1])
     if known:
@@ -124,8 +130,9 @@ def standardise_series(
     std, standard = np.empty((count, features), np.float32), np.empty_like(x)
     for t in range(length):
         z = standard[t]
-        normaliser.standardise(x[t], mean, var, weight, z, std)
+        normaliser.standardise(x[t], mean, var, weight=weight, z=z, std=std)
         gain = np.isfinite(z)
-        normaliser.learn(np.where(gain, z, np.float32(0)), std, gain, mean, var, weight, var_floor)
+        finite = np.where(gain, z, np.float32(0))
+        normaliser.learn(finite, std, gain, mean=mean, var=var, weight=weight, var_floor=var_floor)
         weight += gain.any(axis=1, keepdims=True)
     return [standard[:n, i].copy() for i, n in enumerate(lengths)]

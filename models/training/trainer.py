@@ -1,11 +1,11 @@
 """Trains the network by truncated back-propagation through time (Williams and Peng 1990).
 
-Series are cut into pieces, the rows of a batch; hidden is carried from chunk to chunk
-along a piece and gradients are not. The last part of every series, in time, is held
-out: it stops the training and calibrates the score, and is never trained on.
-Every random choice follows from the seed and the epoch, so a stopped training that goes
-on gives what an undisturbed one would have given. On a GPU that has bfloat16 the network
-runs in it; loss, weights and the held-out loss are float32 everywhere.
+Series are cut into pieces, which are the rows of a batch. The hidden vector is carried from
+chunk to chunk along a piece; gradients are not. The last part of every series, in time, is held
+out: it stops the training and calibrates the score, and the network never learns from it.
+Every random choice follows from seed and epoch, so a training that was stopped and resumed gives
+the same weights as one that was not. On a GPU with bfloat16 the network runs in bfloat16;
+loss, weights and held-out loss are always float32.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from torch import Tensor
 from streamgauge.models.errors import ConfigError, TrainingError
 from streamgauge.models.training.gru_network import Network, loss
 
-NON_FINITE_MAX = 20  # in a row: the run is lost, not unlucky
+NON_FINITE_MAX = 20  # steps without a finite gradient in a row, after which training fails
 GRADIENT_NORM_MAX = 1.0
-WARM_UP_SHARE = 0.1  # of all steps, learning rate rising from 0
-HIDDEN_MAX = 1_024  # every entity remembers as many floats
-#: Less is too little to calibrate on, more leaves too little to learn from.
+WARM_UP_SHARE = 0.1  # share of all steps in which the learning rate rises from 0
+HIDDEN_MAX = 1_024  # the state of every entity holds this many floats
+#: Less is too little for calibration, more leaves too little for training.
 HELD_OUT_MIN, HELD_OUT_MAX = 0.05, 0.5
-SEED_MAX = 2**32 - 1  # what numpy takes
+SEED_MAX = 2**32 - 1  # largest seed of numpy
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How to train; everything here is part of the artifact's manifest."""
+    """The settings of a training; all of them become part of the artifact's manifest."""
 
     hidden: int = 64
     lags: int = 5
-    #: More than this only lengthens the memory: at 40 epochs the server machines are detected
-    #: no better (AUC-PR .481 against .484) and the washout grows from 300 to 2,000 events.
+    #: More epochs only lengthen the washout: at 40 it grows from 300 to 2,000 events, and the
+    #: AUC-PR of the server machines does not improve (.481 against .484).
     epochs: int = 16
-    #: Epochs without a better held-out loss before stopping.
+    #: Epochs without a better held-out loss after which training stops.
     patience: int = 6
-    #: Pieces trained side by side; series are cut into as many.
+    #: Approximate number of pieces that series are cut into; they are trained side by side.
     rows: int = 192
     #: Events per chunk of back-propagation.
     chunk: int = 64
     learning_rate: float = 3e-3
-    #: Share of whole channels the GRU does not see, per row and chunk.
+    #: Share of features that are hidden from the GRU, per row and chunk.
     channel_drop: float = 0.1
-    #: Standard deviation of noise on what the GRU sees, against copying the last value.
+    #: Standard deviation of noise on the input of the GRU, so that it does not copy the last value.
     noise: float = 0.1
-    #: Share of each series, at its end, held out.
+    #: Share of each series, at its end, that is held out.
     held_out: float = 0.25
     seed: int = 0
 
@@ -73,9 +73,9 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
-    """Standard values beside the linear forecasts of them, pieces of equal length.
+    """Standard values and their linear forecasts, in pieces of equal length.
 
-    Where `mask` is 0 the value is missing or padding and `z` holds a filled one.
+    Where `mask` is 0 the value is missing or padding, and `z` holds a replacement.
     """
 
     #: (B, T, F) float32 each.
@@ -86,23 +86,23 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a training, for whoever watches it."""
+    """One step of a training."""
 
     #: Counted from 1 over all epochs.
     number: int
-    #: Of its epoch, how much is done.
+    #: Share of its epoch that is done.
     share: float
     loss: float
     learning_rate: float
-    #: Before it was clipped.
+    #: Norm of the gradient before clipping.
     gradient_norm: float
-    #: Whether the weights stayed as they were, because loss or gradient was not finite.
+    #: Whether the weights did not change, because loss or gradient was not finite.
     is_skipped: bool
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a training stands; with the tensors of `Trainer.tensors` it can go on."""
+    """The progress of a training; together with `Trainer.tensors` it can be resumed."""
 
     epoch: int = 0
     step: int = 0
@@ -114,7 +114,7 @@ class Progress:
     history: list[tuple[float, float]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types; `math.inf` becomes None."""
+        """Return plain JSON types; `math.inf` becomes None."""
         data = asdict(self)
         data["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
         return data
@@ -135,15 +135,15 @@ def cut(
     Args:
         z: (T, F) standard values per series, NaN where missing.
         linear: (T, F) linear forecast of each of them.
-        rows: how many pieces there should be.
-        length_min: no piece is shorter, however many rows are asked for.
+        rows: approximate number of pieces.
+        length_min: least length of a piece, whatever the number of rows.
     """
-    total = sum(len(one) for one in z)
+    total = sum(len(values) for values in z)
     length = max(math.ceil(total / rows), length_min)
     pieces = [
-        (one[at : at + length], forecast[at : at + length])
-        for one, forecast in zip(z, linear, strict=True)
-        for at in range(0, len(one), length)
+        (values[start : start + length], forecast[start : start + length])
+        for values, forecast in zip(z, linear, strict=True)
+        for start in range(0, len(values), length)
     ]
     shape = (len(pieces), length, z[0].shape[1])
     result = Sequences(*(np.zeros(shape, np.float32) for _ in range(3)))
@@ -157,20 +157,21 @@ def cut(
 
 
 def mixes_precision(device: torch.device) -> bool:
-    """Whether the network runs in bfloat16 there.
+    """Return whether the network runs in bfloat16 on `device`.
 
-    Never on a CPU: its bits are part of an artifact's version. bfloat16 has the exponents
-    of float32, so no gradient needs scaling.
+    Never on a CPU: an artifact's version depends on the bits of its weights. bfloat16 has the
+    exponents of float32, so gradients need no scaling.
     """
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class Trainer:
-    """One training: network, optimiser and where they stand.
+    """One training: network, optimiser and their progress.
 
     Args:
-        train: what is learned from.
-        held_out: what decides when to stop.
+        settings: of the training.
+        train: sequences to learn from.
+        held_out: sequences whose loss decides when to stop.
     """
 
     def __init__(self, settings: TrainingSettings, train: Sequences, held_out: Sequences) -> None:
@@ -186,11 +187,11 @@ class Trainer:
         self._best = self._copy_of_weights()
         self._train, self._held_out = self._tensors_of(train), self._tensors_of(held_out)
         chunks = math.ceil((train.z.shape[1] - 1) / settings.chunk)
-        self._chunks = max(chunks, 1)
+        self._chunks: int = max(chunks, 1)
 
     @property
     def precision(self) -> str:
-        """What the network runs in while it learns."""
+        """Number format of the network during training."""
         return "bfloat16" if self._is_mixed else "float32"
 
     @property
@@ -201,14 +202,14 @@ class Trainer:
         return progress.epoch >= self.settings.epochs or (progress.best_epoch >= 0 and stalled)
 
     def run_epoch(self, watch: Callable[[Step], None] = lambda step: None) -> None:
-        """Train one epoch, then look at the held-out loss and keep the best weights.
+        """Train one epoch, then compute the held-out loss and store the best weights.
 
         Args:
             watch: called after each step.
 
         Raises:
-            TrainingError: too many steps in a row without a finite gradient, or a
-                held-out loss that is not finite.
+            TrainingError: too many steps in a row have no finite gradient, or the held-out loss
+                is not finite.
         """
         progress, settings = self.progress, self.settings
         generator = torch.Generator().manual_seed(settings.seed * 100_003 + progress.epoch)
@@ -219,30 +220,30 @@ class Trainer:
             if not step.is_skipped:
                 losses.append(step.loss)
             watch(step)
-        found = self._evaluate(*self._held_out)
-        if not math.isfinite(found):
+        held_out = self._evaluate(*self._held_out)
+        if not math.isfinite(held_out):
             raise TrainingError(
-                f"training: held-out loss must be finite; got {found} after epoch "
+                f"training: held-out loss must be finite; got {held_out} after epoch "
                 f"{progress.epoch}; lower learning_rate (now {settings.learning_rate})"
             )
-        progress.history.append((float(np.mean(losses)) if losses else found, found))
-        if found < progress.best_loss:
-            progress.best_loss, progress.best_epoch = found, progress.epoch
+        progress.history.append((float(np.mean(losses)) if losses else held_out, held_out))
+        if held_out < progress.best_loss:
+            progress.best_loss, progress.best_epoch = held_out, progress.epoch
             self._best = self._copy_of_weights()
         progress.epoch += 1
 
     def best_weights(self) -> dict[str, np.ndarray]:
-        """Weights of the best epoch, under the names of `models.forecaster.weight_shapes`."""
+        """Return the weights of the best epoch, named as in `weight_shapes`."""
         self.network.load_state_dict(self._best)
         return self.network.weights()
 
     def best_loss_on(self, unseen: Sequences) -> float:
-        """Loss of the best weights on events that had no part in the training."""
+        """Return the loss of the best weights on events that training did not use."""
         self.network.load_state_dict(self._best)
         return self._evaluate(*self._tensors_of(unseen))
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Everything but `progress` that is needed to go on, as arrays."""
+        """Return the arrays that a training needs to resume, besides `progress`."""
         arrays = {f"now.{n}": t for n, t in self.network.state_dict().items()}
         arrays |= {f"best.{n}": t for n, t in self._best.items()}
         for i, state in self._optimizer.state_dict()["state"].items():
@@ -250,7 +251,7 @@ class Trainer:
         return {name: t.detach().cpu().numpy().copy() for name, t in arrays.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], progress: Progress) -> None:
-        """Go on where `tensors` and `progress` were taken."""
+        """Resume where `tensors` and `progress` were taken."""
         loaded = {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -268,7 +269,7 @@ class Trainer:
         self.progress = progress
 
     def _step(self, i: int, hidden: Tensor, generator: torch.Generator) -> tuple[Step, Tensor]:
-        """One chunk forward and back, and the hidden after it."""
+        """Train one chunk; returns the step and the hidden vectors after it."""
         settings, progress = self.settings, self.progress
         rate = settings.learning_rate * self._rate(progress.step)
         for group in self._optimizer.param_groups:
@@ -276,12 +277,12 @@ class Trainer:
         progress.step += 1
         at, end = i * settings.chunk, min((i + 1) * settings.chunk, self._train[0].shape[1] - 1)
         z, linear, mask = (t[:, at : end + 1] for t in self._train)
-        seen = self._disturb(z[:, :-1], generator)
+        noisy = self._add_noise(z[:, :-1], generator)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_mixed):
-            mean, log_sigma, after = self.network(seen, hidden)
+            mean, log_sigma, after = self.network(noisy, hidden)
         value = _loss(mean, log_sigma, z, linear, mask)
         self._optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_MAX)
         is_skipped = not (torch.isfinite(value) and torch.isfinite(norm))
         share = (i + 1) / self._chunks
@@ -293,15 +294,15 @@ class Trainer:
         self._optimizer.step()
         return step, after.detach()
 
-    def _disturb(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise on all and silence on some channels: the forecast must not be a copy."""
+    def _add_noise(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Add noise to all features and hide some, so that the forecast is no copy."""
         settings, (rows, _, features) = self.settings, z.shape
-        keep = torch.rand(rows, 1, features, generator=generator) >= settings.channel_drop
+        visible = torch.rand(rows, 1, features, generator=generator) >= settings.channel_drop
         noise = settings.noise * torch.randn(z.shape, generator=generator)
-        return (z + noise.to(self._device)) * keep.to(self._device)
+        return (z + noise.to(self._device)) * visible.to(self._device)
 
     def _count_skipped(self, value: float) -> None:
-        """Count a step without a finite gradient and give up when they go on."""
+        """Count a step without a finite gradient; too many of them in a row end the training."""
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
@@ -313,7 +314,7 @@ class Trainer:
             )
 
     def _rate(self, step: int) -> float:
-        """Warm-up, then a half cosine down to 0, over all epochs that may be run."""
+        """Return the learning rate of a step: warm-up, then a half cosine to 0, over all epochs."""
         total = self._chunks * self.settings.epochs
         warm_up = max(WARM_UP_SHARE * total, 1.0)
         if step < warm_up:
@@ -323,10 +324,10 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, z: Tensor, linear: Tensor, mask: Tensor) -> float:
-        """Loss on sequences, undisturbed and in float32."""
+        """Return the loss on sequences, without noise and in float32."""
         self.network.eval()
         mean, log_sigma, _ = self.network(z[:, :-1], self._no_hidden(len(z)))
-        return _loss(mean, log_sigma, z, linear, mask).item()
+        return float(_loss(mean, log_sigma, z, linear, mask).item())
 
     def _no_hidden(self, rows: int) -> Tensor:
         return torch.zeros(1, rows, self.settings.hidden, device=self._device)
@@ -341,6 +342,6 @@ class Trainer:
 
 
 def _loss(mean: Tensor, log_sigma: Tensor, z: Tensor, linear: Tensor, mask: Tensor) -> Tensor:
-    """Loss of forecasting each next event of `z`."""
+    """Return the loss of the forecasts of each next event of `z`."""
     residual = z[:, 1:] - linear[:, 1:] - mean  # (B, T - 1, F)
     return loss(residual, log_sigma, mask[:, 1:])

@@ -8,17 +8,17 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 import msgspec
-from kafka import KafkaConsumer
 
 from streamgauge.models.blocks.scored_block import NEW_NORMAL
 from streamgauge.pipeline.console import formatting
 from streamgauge.pipeline.console.progress import Narrate, to_stderr
 from streamgauge.pipeline.jobs import broker
 from streamgauge.pipeline.report.summary import rarity_1_in_n
+from streamgauge.transforms.kafka.access import KafkaAccess, new_python_consumer
+from streamgauge.transforms.messages.alerts import AlertMessage, decode_alert, decode_headers
 
 # Repeats follow a restart closely; the job re-emits at most what one checkpoint covers.
 REPEATS_REMEMBERED = 100_000
@@ -26,23 +26,6 @@ POLL_TIMEOUT_MS = 500
 FEATURES_SHOWN = 3
 _COLOURS = {"critical": "\x1b[1;31m", "warning": "\x1b[33m", "closed": "\x1b[32m"}
 _PLAIN = "\x1b[0m"
-
-
-@dataclass(frozen=True, slots=True)
-class AlertMessage:
-    """One message of the alert topic: a CloudEvent in Kafka's binary mode."""
-
-    topic: str
-    partition: int
-    offset: int
-    headers: Mapping[str, str]
-    #: The alert record; None if the message is not one.
-    alert: Mapping[str, Any] | None
-
-    @property
-    def event_id(self) -> str:
-        """What repeats share; a message without an id is its own."""
-        return self.headers.get("ce_id", f"{self.topic}/{self.partition}/{self.offset}")
 
 
 def tail(
@@ -76,15 +59,14 @@ def tail(
     partitions = broker.require_topic(bootstrap_servers, topic, None, settings or {})
     narrate(f"following {topic!r} ({partitions} partitions) on {bootstrap_servers}; Ctrl-C stops")
     logging.getLogger("kafka").setLevel(logging.ERROR)
-    consumer = KafkaConsumer(
+    consumer = new_python_consumer(
+        KafkaAccess(bootstrap_servers, settings or {}),
         topic,
-        bootstrap_servers=bootstrap_servers,
         client_id="streamgauge-alerts-tail",
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest" if from_beginning else "latest",
         isolation_level="read_committed",
-        **broker.client_options(settings or {}),
     )
     colour = wants_colour(out)
     shown = 0
@@ -164,13 +146,13 @@ def decoded(
     topic: str, partition: int, offset: int, headers: Iterable[tuple[str, bytes]], value: bytes
 ) -> AlertMessage:
     """A message as read from Kafka."""
-    attributes = {name: (text or b"").decode(errors="replace") for name, text in headers}
+    alert: dict[str, Any] | None
     try:
-        alert = msgspec.json.decode(value or b"")
-        line(alert)  # whatever can be shown is an alert, also one of a later version
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError):
+        alert = decode_alert(value or b"")
+        line(alert)  # what can be shown is an alert, also one of a later version
+    except (LookupError, TypeError, ValueError):
         alert = None
-    return AlertMessage(topic, partition, offset, attributes, alert)
+    return AlertMessage(topic, partition, offset, decode_headers(headers), alert)
 
 
 def _feature(record: Mapping[str, Any]) -> str:
@@ -184,7 +166,7 @@ def _moved(record: Mapping[str, Any]) -> str:
     return f"{name} {formatting.number(record['expected'])} -> {formatting.number(record['value'])}"
 
 
-def _messages(consumer: KafkaConsumer, idle_s: float | None) -> Iterator[AlertMessage]:
+def _messages(consumer: Any, idle_s: float | None) -> Iterator[AlertMessage]:
     last = time.monotonic()
     while idle_s is None or time.monotonic() - last < idle_s:
         for records in consumer.poll(timeout_ms=POLL_TIMEOUT_MS).values():

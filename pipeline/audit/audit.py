@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import WARMING
 from streamgauge.models.artifacts.artifact import Artifact
+from streamgauge.models.blocks.scored_block import WARMING
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.audit.report import (
@@ -27,13 +27,15 @@ from streamgauge.pipeline.audit.report import (
     order_of,
 )
 from streamgauge.pipeline.audit.rescore import Rescorer
-from streamgauge.pipeline.audit.score_log import Sample, ScoreLog, TopicLog, read_refused
+from streamgauge.pipeline.audit.score_log import Sample, ScoreLog, read_refused
 from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.jobs import broker, preflight
-from streamgauge.transforms.kafka.client import MissingOffsetError, PartitionReader, partition_count
-from streamgauge.transforms.sources.live import Source
+from streamgauge.transforms.kafka.admin import partition_count
+from streamgauge.transforms.kafka.client import MissingOffsetError, PartitionReader
+from streamgauge.transforms.kafka.topic_log import TopicLog
 from streamgauge.transforms.sources.replay import Range, read_range
+from streamgauge.transforms.sources.source import Source
 
 
 def audit(
@@ -78,7 +80,12 @@ def audit(
                 "offset 0 any more; entities older than the log cannot be derived from it"
             )
         derived = Rescorer(
-            artifact, config.scoring, config.alerts, config.input.routing, found.scores, refused
+            artifact,
+            config.scoring,
+            config.alerts.policy,
+            config.input.routing,
+            found.scores,
+            refused,
         )
         _derive(config, derived, graph.source(config, artifact), ranges.values(), narrate)
         found.read_on()
@@ -112,8 +119,14 @@ def _read_scores(
     """
     if not log.exists:
         raise ConfigError(f"scores.topic: topic {log.topic!r} must exist; it does not")
-    about = {"streamgauge_topic": config.input.topic, "streamgauge_model": artifact.digest}
-    found = ScoreLog(log, sample, about, config.scoring.shards, config.input.routing)
+    found = ScoreLog(
+        log,
+        sample,
+        topic=config.input.topic,
+        digest=artifact.digest,
+        shards=config.scoring.shards,
+        routing=config.input.routing,
+    )
     with progress(f"reading {log.topic}", log.messages_left(), narrate, "messages") as advance:
         found.read(advance)
     if not found.reached:
@@ -128,7 +141,7 @@ def _read_scores(
 
 def _read_refused(config: Config, found: ScoreLog, narrate: Narrate) -> set[tuple[int, int, int]]:
     """Events of the sample that never reached the model because their shard was full."""
-    if not config.scoring.entities_per_shard_max:
+    if not config.scoring.policy.entities_per_shard_max:
         return set()
     log = TopicLog(graph.access(config), f"{config.name}-audit", config.dead_letters.topic)
     try:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from streamgauge.models.alerts.policy import VERDICTS
-from streamgauge.pipeline.audit.score_log import KEY
+from streamgauge.models.blocks.scored_block import VERDICTS
 from streamgauge.pipeline.console.formatting import plain
+from streamgauge.transforms.messages.scores import EVENT_KEY
 
 NAME_CHARACTERS_MAX = 40
 COLUMNS = ("events", "compared", "missing", "differing", "repeats")
@@ -122,8 +122,8 @@ def compare(
 
     Args:
         entity_id: whose scores they are.
-        expected: (N,) `SCORE`, one per event, in log order.
-        found: (M,) `SCORE` as they lie on the scores topic, repeats included.
+        expected: (N,) `SCORE_BITS`, one per event, in log order.
+        found: (M,) `SCORE_BITS` as they lie on the scores topic, repeats included.
         reached: highest scored offset of the entity's chain; what lies above may be missing.
         from_offset: events below it need no score: the scores topic has lost its beginning.
     """
@@ -189,7 +189,7 @@ def _said(name: str, score: np.void) -> str:
 
 
 def _place(score: np.void) -> str:
-    return "/".join(str(score[name]) for name in KEY)
+    return "/".join(str(score[name]) for name in EVENT_KEY)
 
 
 def _row(name: str, *cells: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -23,20 +22,8 @@ from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
-from streamgauge.pipeline.audit.score_log import SCORE
 from streamgauge.pipeline.config import Scoring
-
-
-@dataclass(slots=True)
-class _KnownClock(PartitionClock):
-    """A partition's clock at the sampled events of one block, worked out beforehand."""
-
-    at: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def advance(self, time_us: np.ndarray, names: object, codes: np.ndarray) -> np.ndarray:
-        """The clock (N,) at each event; the events themselves are only part of the shard's."""
-        assert len(time_us) == len(self.at)
-        return self.at
+from streamgauge.transforms.messages.scores import SCORE_BITS
 
 
 class Rescorer:
@@ -58,7 +45,7 @@ class Rescorer:
         sample: Collection[str],
         refused: Collection[tuple[int, int, int]] = (),
     ) -> None:
-        policy = dataclasses.replace(scoring, entities_per_shard_max=0)
+        policy = dataclasses.replace(scoring.policy, entities_per_shard_max=0)
         self._scorer = Scorer(artifact, policy, alerts)
         self._table = EntityTable(self._scorer.layout)
         self._sample = pa.array(list(sample), pa.string())
@@ -68,7 +55,7 @@ class Rescorer:
         self._sampled_shards = {
             shard_of(name, self._shards) if self._is_by_entity else 0 for name in sample
         }
-        self._has_ttl = scoring.entity_ttl_s > 0
+        self._has_ttl = scoring.policy.entity_ttl_s > 0
         self._clocks: dict[tuple[int, int], PartitionClock] = {}
         self._refused = refused
         self._scores: dict[str, list[np.ndarray]] = {}
@@ -83,16 +70,16 @@ class Rescorer:
         """Step the sample's events of `block`, a whole block of its partition."""
         is_mine = pc.is_in(block.entity_id, value_set=self._sample).to_numpy(zero_copy_only=False)
         clock_us = self._clock_of(block) if self._has_ttl else None
-        kept = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
-        if not len(kept):
+        events = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
+        if not len(events):
             return
-        if clock_us is not None:
-            self._table.clocks[block.partition] = _KnownClock(at=clock_us[kept])
-        self._note(self._scorer.step(self._table, block.take(kept, block.previous_end)))
+        sampled = block.take(events, block.previous_end)
+        clock_us = None if clock_us is None else clock_us[events]
+        self._note(self._scorer.step(self._table, sampled, clock_us))
 
     def scores_of(self, name: str) -> np.ndarray:
-        """The scores (N,) `SCORE` of an entity in log order."""
-        return np.concatenate([np.empty(0, SCORE), *self._scores.get(name, [])])
+        """The scores (N,) `SCORE_BITS` of an entity in log order."""
+        return np.concatenate([np.empty(0, SCORE_BITS), *self._scores.get(name, [])])
 
     def _clock_of(self, block: Block) -> np.ndarray:
         """(N,) int64, the clock as each event's shard has it; only where the sample needs it."""
@@ -125,7 +112,7 @@ class Rescorer:
     def _note(self, scored: ScoredBlock) -> None:
         """Keep the scores of a block by entity."""
         block = scored.block
-        rows = np.empty(len(block), SCORE)
+        rows = np.empty(len(block), SCORE_BITS)
         for name in ("partition", "offset", "row", "event_time_us"):
             rows[name] = getattr(block, name)
         for name in ("score", "rarity_1_in_n"):

@@ -70,7 +70,7 @@ def beam_arguments(extra: list[str]) -> list[str]:
 def access(path: Path | None, bootstrap_servers: str | None) -> tuple[str, dict[str, Any]]:
     """Broker address and librdkafka properties, from a configuration if there is one."""
     from streamgauge.pipeline import config as configs
-    from streamgauge.transforms.kafka.client import KafkaAccess
+    from streamgauge.transforms.kafka.access import KafkaAccess
 
     kafka = configs.Kafka() if path is None else configs.load(path).kafka
     servers = bootstrap_servers or kafka.bootstrap_servers

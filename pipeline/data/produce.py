@@ -15,9 +15,9 @@ from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import Dataset, load
 from streamgauge.pipeline.data.payloads import Format, Message, Selection, messages
 from streamgauge.pipeline.jobs import broker
+from streamgauge.transforms.kafka.access import KafkaAccess
+from streamgauge.transforms.kafka.producer import new_bulk_producer
 
-# 32 MB or 100,000 messages wait in the client at most; past that, sending waits.
-QUEUE_KBYTES_MAX, QUEUE_MESSAGES_MAX = 32_768, 100_000
 FLUSH_TIMEOUT_S = 60.0
 PACE_S_MIN = 0.001  # shorter waits cost more than they keep
 
@@ -129,22 +129,7 @@ def send(payloads: Iterable[Message], topic: str, bootstrap_servers: str) -> int
 
 
 def _client(bootstrap_servers: str, settings: Mapping[str, Any] | None = None) -> Producer:
-    return Producer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "client.id": "streamgauge-produce",
-            "acks": "all",
-            "enable.idempotence": True,
-            "linger.ms": 20,
-            "batch.size": 1_000_000,
-            "queue.buffering.max.kbytes": QUEUE_KBYTES_MAX,
-            "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
-            # A callback for each of 100,000 messages a second would halve the rate.
-            "delivery.report.only.error": True,
-            "log_level": 2,
-            **(settings or {}),
-        }
-    )
+    return new_bulk_producer(KafkaAccess(bootstrap_servers, settings or {}), "streamgauge-produce")
 
 
 class _Sent:

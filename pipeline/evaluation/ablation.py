@@ -16,7 +16,7 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.forecast.normaliser import NormaliserSpec
 from streamgauge.models.forecast.spec import ForecasterSpec
-from streamgauge.models.scoring.scorer import ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
 from streamgauge.models.training import fit
 from streamgauge.pipeline.console.progress import Narrate, progress
 from streamgauge.pipeline.data.datasets import NAB_WINDOWS, load

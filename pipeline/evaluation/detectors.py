@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from streamgauge.models.alerts import budget
-from streamgauge.models.alerts.budget import BudgetSpec, Start, start_of
-from streamgauge.models.alerts.policy import AlertPolicy
+from streamgauge.models.alerts.budget import Start, start_of
+from streamgauge.models.alerts.policy import AlertPolicy, BudgetSpec
 from streamgauge.models.alerts.thresholds import log_score
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.series import Series
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline.console.progress import Advance
 from streamgauge.pipeline.data.datasets import Dataset
@@ -126,7 +127,7 @@ def _told(
         times[: lengths[i], i] = one.event_time_us
         may_tell[from_row[i] : lengths[i], i] = True
     start = _side_by_side([starts[per_day] for _, starts in found])
-    sent = budget.messages(level, times, spec, start, may_tell)
+    sent = budget.messages(level, times, spec, start=start, may_send=may_tell)
     return [sent[:length, i] for i, length in enumerate(lengths)]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from streamgauge.models.alerts import budget
-from streamgauge.models.alerts.budget import BudgetSpec
+from streamgauge.models.alerts.policy import BudgetSpec
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.series import Series

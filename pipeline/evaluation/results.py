@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from streamgauge.models.alerts.budget import BudgetSpec
+from streamgauge.models.alerts.policy import BudgetSpec
 from streamgauge.pipeline.evaluation.metrics import Messages, Ranking, mean
 
 BUDGETS = {budget: BudgetSpec(per_day=budget) for budget in (1.0, 0.2, 1 / 7)}

@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from streamgauge.models.errors import ConfigError
+from streamgauge.transforms.kafka.access import KafkaAccess, new_python_admin
 
 CONNECT_TIMEOUT_S = 3.0
 ADMIN_TIMEOUT_MS = 5_000
@@ -25,28 +26,6 @@ DEFAULT_PORT = 9092
 logging.getLogger("kafka").setLevel(logging.ERROR)
 
 Settings = Mapping[str, Any]
-
-# The configuration speaks librdkafka; these are the words of kafka-python.
-_OPTIONS = {
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "sasl.mechanisms": "sasl_mechanism",
-    "sasl.username": "sasl_plain_username",
-    "sasl.password": "sasl_plain_password",
-    "ssl.ca.location": "ssl_cafile",
-    "ssl.certificate.location": "ssl_certfile",
-    "ssl.key.location": "ssl_keyfile",
-    "ssl.key.password": "ssl_password",
-}
-
-
-def client_options(settings: Settings) -> dict[str, Any]:
-    """The librdkafka properties that concern access, as arguments of kafka-python.
-
-    >>> client_options({"security.protocol": "SSL", "linger.ms": 5})
-    {'security_protocol': 'SSL'}
-    """
-    return {_OPTIONS[name]: value for name, value in settings.items() if name in _OPTIONS}
 
 
 def addresses(endpoint: str, name: str = "bootstrap_servers") -> list[tuple[str, int]]:
@@ -128,12 +107,11 @@ def admin(bootstrap_servers: str, settings: Settings) -> Iterator[KafkaAdminClie
     connect(bootstrap_servers)
     client = None
     try:
-        client = KafkaAdminClient(
-            bootstrap_servers=bootstrap_servers,
+        client = new_python_admin(
+            KafkaAccess(bootstrap_servers, settings),
             client_id="streamgauge-admin",
             request_timeout_ms=ADMIN_TIMEOUT_MS,
             bootstrap_timeout_ms=ADMIN_TIMEOUT_MS,
-            **client_options(settings),
         )
         yield client
     except kafka_errors.KafkaError as error:

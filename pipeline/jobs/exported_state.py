@@ -34,7 +34,8 @@ from streamgauge.models.state.snapshot_file import (
 )
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
-from streamgauge.transforms.kafka.client import PartitionReader, new_producer
+from streamgauge.transforms.kafka.client import PartitionReader
+from streamgauge.transforms.kafka.producer import new_output_producer
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots, read_file, write_snapshot
 
 MANIFEST = "manifest.json"
@@ -79,7 +80,7 @@ class Found:
 
 def layout_of(config: Config, artifact: Artifact) -> Layout:
     """The rows of a job's tables."""
-    return Scorer(artifact, config.scoring, config.alerts).layout
+    return Scorer(artifact, config.scoring.policy, config.alerts.policy).layout
 
 
 def starting_offsets(config: Config, artifact: Artifact, folder: str) -> dict[int, int]:
@@ -192,7 +193,7 @@ def erase_live(
         if folder is None:
             raise ConfigError("--partition: must be given for a job without state.folder")
         partition = int(find(config, artifact, folder, entity_id).row["partition"])
-    producer, sent = new_producer(graph.access(config)), []
+    producer, sent = new_output_producer(graph.access(config)), []
 
     def delivered(error: Any, message: Any) -> None:
         sent.append(error or message.offset())
@@ -211,7 +212,7 @@ def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
     return {
         "shard": found.snapshot.shard,
         "partition": int(row["partition"]),
-        "position": found.snapshot.epoch.reached[int(row["partition"])].end,
+        "position": found.snapshot.epoch.reached[int(row["partition"])].end_offset,
         "last_event_time_us": int(row["event_time_us"]),
         "events": int(row["event_count"]),
         "smoothed_score": [float(row["smoothed_fast"]), float(row["smoothed_slow"])],
@@ -268,7 +269,7 @@ def _copy(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifes
         name = _name(path)
         (out / name).write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
-        ends = {p: reach.end for p, reach in sorted(snapshot.epoch.reached.items())}
+        ends = {p: progress.end_offset for p, progress in sorted(snapshot.epoch.reached.items())}
         files[snapshot.shard] = ExportedShard(name, digest, len(snapshot.table), ends)
     manifest = Manifest(1, artifact.digest, origin.topic, origin.shards, origin.routing, files)
     _write_manifest(out, manifest)

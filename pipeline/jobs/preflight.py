@@ -16,11 +16,8 @@ from streamgauge.models.events.decoder import Decoder
 from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.graph import access
 from streamgauge.pipeline.jobs import broker
-from streamgauge.transforms.kafka.client import (
-    PartitionReader,
-    create_missing_topics,
-    partition_count,
-)
+from streamgauge.transforms.kafka.admin import create_missing_topics, partition_count
+from streamgauge.transforms.kafka.client import PartitionReader
 
 SAMPLE_BYTES = 262_144
 SAMPLE_WAIT_S = 3.0

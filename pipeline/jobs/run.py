@@ -161,7 +161,15 @@ def _pipeline(
     pipeline = beam.Pipeline(options=options)
     reading = graph.live_reading(config, artifact)
     state = graph.live_state(config, start_from)
-    graph.build(pipeline, config, artifact, reading, graph.topic_sinks(config), state, is_live=True)
+    graph.build(
+        pipeline,
+        config,
+        artifact,
+        reading=reading,
+        sinks=graph.topic_sinks(config),
+        state=state,
+        is_live=True,
+    )
     return pipeline
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from streamgauge.models.alerts.policy import CALM_EVENTS
+from streamgauge.models.alerts.decision import CALM_EVENTS
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
@@ -33,8 +33,8 @@ from streamgauge.pipeline.replay.runner import Listener, Replay, run_in_process,
 from streamgauge.pipeline.report.page import ReportData, render, worst_first
 from streamgauge.pipeline.report.summary import ScoredSeries, episodes_of, summarise
 from streamgauge.transforms.kafka.client import PartitionReader
-from streamgauge.transforms.sources.live import Source
 from streamgauge.transforms.sources.replay import Range, ReplayTopic, read_range
+from streamgauge.transforms.sources.source import Source
 
 # Entities drawn in the report, the worst first; their values are read from the log again.
 REPORT_ENTITIES_MAX = 12
@@ -221,9 +221,9 @@ def with_values(
 
 def facts(config: Config, artifact: Artifact) -> dict[str, str]:
     """What a reader of a report needs to know to run it again."""
-    policy = config.alerts
+    policy = config.alerts.policy
     cooldown, after = formatting.duration(int(policy.cooldown_s * 1e6)), policy.new_normal_after
-    lasting = f", or is the new normal after {after:,} settled events" if after else ""
+    lasting = f", or is the new normal after {after:,} stationary events" if after else ""
     return {
         "model": artifact.digest,
         "messages": f"at most {policy.per_entity_day:g} per entity and day, at least {cooldown} "

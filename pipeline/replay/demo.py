@@ -30,7 +30,7 @@ from streamgauge.pipeline.report.page import ReportData, render
 from streamgauge.pipeline.report.summary import ScoredSeries, episodes_of, incidents_of, summarise
 from streamgauge.transforms.messages.outgoing import Outgoing
 from streamgauge.transforms.sinks import files
-from streamgauge.transforms.sources.replay import ReplayArchive, write_archive
+from streamgauge.transforms.sources.archive import ReplayArchive, write_archive
 
 #: `demo.yaml`, the artifact it names, and a sample in the Parquet layout with its licence.
 BUNDLED = Path(__file__).with_name("bundled")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import msgspec
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -24,7 +23,8 @@ from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
 from streamgauge.transforms.messages import scores
-from streamgauge.transforms.messages.dead_letters import PREFIX
+from streamgauge.transforms.messages.cloudevents import decode_data
+from streamgauge.transforms.messages.dead_letters import decode_dead_letter
 from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
 from streamgauge.transforms.score import SnapshotSettings
 from streamgauge.transforms.sinks import files
@@ -41,7 +41,7 @@ _listeners: list[Listener] = []
 class Replay:
     """Everything a replay said, each thing once, in the order of the log."""
 
-    #: Columns of `transforms.scores.SCHEMA`, sorted by partition, offset, row.
+    #: Columns of `transforms.messages.scores.SCHEMA`, sorted by partition, offset, row.
     scores: pa.Table
     #: Alert records as in the alert topic, sorted by event time.
     alerts: list[dict[str, Any]]
@@ -79,7 +79,7 @@ def run_in_process(
     )
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     kept = state or graph.replay_state(config)
-    graph.build(pipeline, config, artifact, reading, sinks, kept, is_live=False)
+    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=kept, is_live=False)
     heard = [listener] if listener else []
     _listeners.extend(heard)
     try:
@@ -131,7 +131,7 @@ def run_on_flink(
     pipeline = beam.Pipeline(options=options)
     sinks = graph.file_sinks(str(directory))
     kept = state or graph.replay_state(config)
-    graph.build(pipeline, config, artifact, reading, sinks, kept, is_live=False)
+    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=kept, is_live=False)
     pipeline.run().wait_until_finish()
     return gather(directory)
 
@@ -147,12 +147,9 @@ def gather(directory: Path) -> Replay:
 
 
 def _scores(directory: Path) -> pa.Table:
-    batches: list[pa.RecordBatch] = []
-    for message in _messages(directory, files.SCORES):
-        with pa.ipc.open_stream(pa.py_buffer(message.value)) as reader:
-            batches += list(reader)
-    table = pa.Table.from_batches(batches, scores.SCHEMA).combine_chunks().unify_dictionaries()
-    order = ["partition", "offset", "row"]
+    values = (message.value for message in _messages(directory, files.SCORES))
+    table = scores.decode_score_table(values).combine_chunks().unify_dictionaries()
+    order = scores.EVENT_KEY
     table = table.sort_by([(name, "ascending") for name in order])
     return _first_of_each(table, order)
 
@@ -170,7 +167,7 @@ def _records(directory: Path, kind: str) -> list[dict[str, Any]]:
     """JSON values of a kind, once per id."""
     found = {}
     for message in _messages(directory, kind):
-        record = msgspec.json.decode(message.value)
+        record = decode_data(message.value)
         found[record["id"]] = record
     return list(found.values())
 
@@ -178,11 +175,7 @@ def _records(directory: Path, kind: str) -> list[dict[str, Any]]:
 def _dead_letters(directory: Path) -> list[dict[str, Any]]:
     found = {}
     for message in _messages(directory, files.DEAD_LETTERS):
-        about: dict[str, Any] = {
-            name.removeprefix(PREFIX): value.decode() for name, value in message.headers
-        }
-        for name in ("partition", "offset", "row"):
-            about[name] = int(about[name])
+        about = decode_dead_letter(message.headers)
         about["payload"] = message.value.decode(errors="backslashreplace")
         found[about["id"]] = about
     return sorted(found.values(), key=lambda d: (d["partition"], d["offset"], d["row"]))

@@ -213,7 +213,15 @@ def _finish(
     held_out, calibration, starts, reference = fit.calibrate(prepared, held_out)
     forecaster = fit.rebuild_on_all(prepared, held_out)
     washout = fit.washout_events(prepared, forecaster, trainer.settings.seed)
-    return artifact.write(out, forecaster, calibration, starts, reference, washout, record)
+    return artifact.write(
+        out,
+        forecaster,
+        calibration,
+        thresholds=starts,
+        drift_reference=reference,
+        washout_events=washout,
+        training=record,
+    )
 
 
 def _training_record(

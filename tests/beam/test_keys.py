@@ -1,4 +1,4 @@
-"""Keys fall evenly on Flink's key groups and never change."""
+"""Keys are spread evenly over Flink's key groups and never change."""
 
 from collections import Counter
 
@@ -9,13 +9,13 @@ from streamgauge.transforms.runner.keys import key_group, partition_key, shard_k
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4])
 @pytest.mark.parametrize("shards", [4, 8, 16])
-def test_shards_fall_evenly_on_subtasks(shards, parallelism):
+def test_shards_are_spread_evenly_over_subtasks(shards, parallelism):
     subtasks = Counter(key_group(key, 128) * parallelism // 128 for key in shard_keys(shards, 128))
     assert set(subtasks.values()) == {shards // parallelism}
 
 
 @pytest.mark.parametrize("partitions", [2, 4, 8, 32])
-def test_partitions_fall_evenly_on_subtasks(partitions):
+def test_partitions_are_spread_evenly_over_subtasks(partitions):
     keys = [partition_key(p, 128) for p in range(partitions)]
     assert [slot_of(key) for key in keys] == list(range(partitions))
     assert set(Counter(key_group(key, 128) * 2 // 128 for key in keys).values()) == {
@@ -24,7 +24,7 @@ def test_partitions_fall_evenly_on_subtasks(partitions):
 
 
 @pytest.mark.parametrize(("key", "group"), [(b"k0", 25), (b"k1", 19), (b"k7", 11)])
-def test_key_groups_are_those_of_the_jvm(key, group):
+def test_key_groups_equal_those_of_the_jvm(key, group):
     assert key_group(key, 32) == group
 
 

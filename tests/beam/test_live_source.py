@@ -1,4 +1,4 @@
-"""How the reader paces itself: little by little when idle, full blocks when behind."""
+"""The reader's pace: it rests at the end of a partition and takes full blocks of a backlog."""
 
 import time
 
@@ -8,11 +8,13 @@ import pytest
 
 from streamgauge.models.blocks.chain import new_ends
 from streamgauge.models.blocks.position import Position, decode_position, encode_position
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Feature, Schema
-from streamgauge.models.events.validation import DecodeLimits, Message
-from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.models.events.validation import Message
+from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.runner.keys import partition_key
-from streamgauge.transforms.sources.live import BLOCKS_PER_POLL, Polling, PollPartitions, Source
+from streamgauge.transforms.sources.live import BLOCKS_PER_POLL, Polling, PollPartitions
+from streamgauge.transforms.sources.source import Source
 
 TIME = 1_704_067_200_000_000
 REST_MS = 500
@@ -34,28 +36,28 @@ class Value:
 
 
 class Timer:
-    """A timer that remembers how long from now it was set to."""
+    """A timer that records its delay, seconds."""
 
     def set(self, at):
         self.in_s = at.micros / 1e6 - time.time()
 
 
 class Log:
-    """Stands for a partition's reader: as many messages as are asked for, while they last."""
+    """A partition's reader in memory: returns at most the requested bytes of its messages."""
 
     def __init__(self, messages):
-        self.left = messages
+        self.remaining = messages
         self.reads = 0
 
     def read(self, offset, bytes_max, wait_s):
         self.reads += 1
         taken = []
-        while self.left and sum(len(one.payload) for one in taken) < bytes_max:
-            taken.append(self.left.pop(0))
+        while self.remaining and sum(len(message.payload) for message in taken) < bytes_max:
+            taken.append(self.remaining.pop(0))
         return taken, taken[-1].offset + 1 if taken else offset
 
     def close(self):
-        """Nothing to leave."""
+        """There is no connection."""
 
 
 def message(offset):
@@ -67,10 +69,23 @@ def message(offset):
 def step():
     schema = Schema((Feature("cpu"), Feature("mem")))
     source = Source(
-        KafkaAccess("nowhere:1", {}), "group", "topic", schema, DecodeLimits(), 2, "entity",
-        BLOCK_EVENTS, 128,
-    )  # fmt: skip
-    step = PollPartitions(source, Polling("earliest", "fail", 30.0, REST_MS))
+        access=KafkaAccess("nowhere:1"),
+        group="group",
+        topic="topic",
+        schema=schema,
+        limits=DecodeLimits(),
+        shards=2,
+        routing="entity",
+        block_events_max=BLOCK_EVENTS,
+        max_parallelism=128,
+    )
+    polling = Polling(
+        start="earliest",
+        on_missing_offset="fail",
+        discovery_interval_s=30.0,
+        poll_interval_ms=REST_MS,
+    )
+    step = PollPartitions(source, polling)
     step.setup()
     return step
 
@@ -89,7 +104,7 @@ def test_a_partition_that_was_read_to_its_end_rests(step):
     assert (at.next_offset, np.unique(at.ends).tolist()) == (5, [5])
 
 
-def test_a_partition_without_news_rests_and_writes_nothing(step):
+def test_a_partition_without_new_messages_rests_and_writes_no_state(step):
     step._readers[0] = Log([])
     before = encode_position(Position(7, new_ends(2)))
     position, timer = Value(before), Timer()
@@ -98,7 +113,7 @@ def test_a_partition_without_news_rests_and_writes_nothing(step):
     assert position.read() is before
 
 
-def test_a_reader_that_is_behind_takes_full_blocks_and_comes_back_at_once(step):
+def test_a_reader_with_a_backlog_takes_full_blocks_and_polls_again_at_once(step):
     log = step._readers[0] = Log([message(offset) for offset in range(100 * BLOCK_EVENTS)])
     position, timer = Value(encode_position(Position(0, new_ends(2)))), Timer()
     fire(step, position, timer)

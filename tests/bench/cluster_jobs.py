@@ -179,7 +179,7 @@ def product_scores(config: Config, names: list[str] | None = None) -> dict[int, 
     """Scores by event time of some entities, from streamgauge's scorer offline."""
     artifact = preflight.load_artifact(config)
     source = graph.source(config, artifact)
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
     chosen = None if names is None else pa.array(names)
     found: dict[int, float] = {}

@@ -232,7 +232,7 @@ def check(config: Config, artifact: preflight.Artifact, scores: pa.Table, expect
         sys.exit(f"{config.input.topic}: {expected} events must be scored; {distinct} were")
     live = dict(zip(events, scores.column("score").to_numpy().tolist(), strict=True))
     source = graph.source(config, artifact)
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table, chosen = EntityTable(scorer.layout), None
     for block in read_range(source, resolve_ranges(config, 1, "earliest", "latest")[0]):
         if chosen is None:

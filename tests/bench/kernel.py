@@ -23,10 +23,12 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import Block, decode_block, encode_block
 from streamgauge.models.blocks.chain import cut, new_ends
 from streamgauge.models.events.decoder import Decoder
-from streamgauge.models.events.validation import DecodeLimits, Message
-from streamgauge.models.kernel.buffers import Scratch
-from streamgauge.models.kernel.step import _advance, _memory_of, step_group
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.events.limits import DecodeLimits
+from streamgauge.models.events.validation import Message
+from streamgauge.models.kernel.buffers import EventGroup, Scratch
+from streamgauge.models.kernel.step import _addresses_of, _advance, step_group
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.simd.matmul import LANES, product
 from streamgauge.models.state.entity_row import floats, heads
 from streamgauge.models.state.entity_table import EntityTable
@@ -96,27 +98,24 @@ def _micros(work: Callable[[], Any], blocks: int, events: int = BLOCK_EVENTS) ->
 
 @njit
 def _step_groups(
-    table: Any, memory: Any, x: Any, times: Any, at: Any, learn: Any, network: Any, scratch: Any
+    table: Any, memory: Any, x: Any, times: Any, at: Any, group: Any, network: Any, scratch: Any
 ) -> None:
-    """The live loop without alert decisions: groups of rows, prefetched one group ahead."""
-    events, rows, following = np.empty((3, LANES), np.int64)
+    """The live loop without alert decisions: groups of rows, each prefetched a group ahead."""
     width = len(memory) // len(table)
     for start in range(0, len(at), LANES):
         for lane in range(LANES):
-            rows[lane], events[lane] = at[start + lane], start + lane
-            following[lane] = at[min(start + LANES + lane, len(at) - 1)]
-        step_group(
-            table, memory, x, times, rows, events, learn, following, LANES, width, network,
-            scratch,
-        )  # fmt: skip
+            group.rows[lane], group.events[lane] = at[start + lane], start + lane
+            group.next_rows[lane] = at[min(start + LANES + lane, len(at) - 1)]
+        step_group(table, memory, x, times, group, LANES, width, network, scratch)
 
 
 def _kernel(artifact: artifacts.Artifact, table: EntityTable) -> Callable[[], None]:
     rng, forecaster = np.random.default_rng(2), artifact.forecaster
     at = rng.permutation(ENTITIES)[:BLOCK_EVENTS]
     x = rng.normal(size=BLOCK_EVENTS * FEATURES).astype(np.float32)
-    times, learn = np.full(BLOCK_EVENTS, BASE_US), np.ones(LANES, bool)
-    given = (heads(table.rows), floats(table.rows), x, times, at, learn)
+    times, group = np.full(BLOCK_EVENTS, BASE_US), EventGroup.new()
+    group.learn[:] = True
+    given = (heads(table.rows), floats(table.rows), x, times, at, group)
     _step_groups(*given, forecaster.network, forecaster.scratch)  # compiles
     return lambda: _step_groups(*given, forecaster.network, forecaster.scratch)
 
@@ -197,7 +196,7 @@ def _products(network: Any, memory: Any, given: Any, groups: int) -> None:
 
 @njit
 def _gates(network: Any, memory: Any, given: Any, groups: int) -> None:
-    addresses = _memory_of(memory, memory, network, given)
+    addresses = _addresses_of(memory, memory, network, given)
     for _ in range(groups):
         for lane in range(LANES):
             _advance(given.hidden_at[lane], lane, addresses)

@@ -27,9 +27,10 @@ from fixtures.artifacts import make_artifact
 from streamgauge.infra.flink_rest import FlinkRest
 from streamgauge.infra.local import cluster
 from streamgauge.infra.processes.process import wait_until
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.pipeline.config import Alerts
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 
 ARROW = BY_NAME["streamgauge, Arrow"]
 ENTITIES = (10_000, 100_000, 1_000_000)
@@ -143,7 +144,7 @@ def _worker_bytes(setting: Setting) -> int:
 def _row_bytes(setting: Setting) -> int:
     """Bytes of an entity's row in the table."""
     artifact = artifacts.load(setting.artifact)
-    return Scorer(artifact, ScoringPolicy(), Alerts()).layout.dtype.itemsize
+    return Scorer(artifact, ScoringPolicy(), AlertPolicy()).layout.dtype.itemsize
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.summary import summary
-from streamgauge.models.scoring.shard import ShardPolicy
+from streamgauge.models.scoring.policy import ShardPolicy
 from streamgauge.models.state.incremental_snapshot import QUEUE_PATIENCE
 from streamgauge.pipeline.console.markdown import filled_in
 

@@ -24,8 +24,8 @@ from fixtures.artifacts import make_forecaster
 from fixtures.blocks import START_US, STEP_US
 from streamgauge.models.blocks.block import (
     ERASURE,
-    JUMPED,
     NOTHING_BEFORE,
+    OFFSET_RESET,
     Block,
     decode_block,
     encode_block,
@@ -86,7 +86,7 @@ def build() -> dict[str, bytes]:
         "block.bin": encode_block(block),
         "epoch.bin": encode_epoch(epoch),
         "position.bin": encode_position(
-            Position(81, np.array([80, NOTHING_BEFORE, JUMPED - 70]), 2, bytes(range(16)))
+            Position(81, np.array([80, NOTHING_BEFORE, OFFSET_RESET - 70]), 2, bytes(range(16)))
         ),
         "drift.bin": windows.to_bytes(),
         **{
@@ -103,17 +103,17 @@ def build() -> dict[str, bytes]:
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
     """What this release makes of the files: a digest over everything that it read."""
     readers: dict[str, Callable[[bytes], object]] = {
-        "block.bin": lambda data: _told(decode_block(data)),
+        "block.bin": lambda data: _columns_of(decode_block(data)),
         "epoch.bin": lambda data: _plain(decode_epoch(data)),
         "position.bin": _position,
         "drift.bin": _reports,
         "snapshot.parquet": _snapshot,
     }
-    found = {name: read(files[name]) for name, read in readers.items()}
-    found["log"] = _log(files)
+    contents = {name: read(files[name]) for name, read in readers.items()}
+    contents["log"] = _log(files)
     return {
         name: hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
-        for name, content in sorted(found.items())
+        for name, content in sorted(contents.items())
     }
 
 
@@ -126,17 +126,17 @@ def _log(files: Mapping[str, bytes]) -> object:
                 reader.add(segment.body)
             else:
                 is_block = segment.kind == BLOCK
-                told = _told(decode_block(segment.body)) if is_block else segment.kind
-                blocks.append((segment.sequence, told))
+                content = _columns_of(decode_block(segment.body)) if is_block else segment.kind
+                blocks.append((segment.sequence, content))
     return reader.table().digest_of_rows(), blocks
 
 
 def _table(rng: np.random.Generator) -> EntityTable:
     table = EntityTable(layout())
-    places = table.add(NAMES)
+    rows = table.add(NAMES)
     for name in table.layout.dtype.names or ():
         column = table.rows[name]
-        column[places] = rng.integers(0, 100, column[places].shape).astype(column.dtype)
+        column[rows] = rng.integers(0, 100, column[rows].shape).astype(column.dtype)
     table.clocks = {
         0: PartitionClock(START_US, START_US + STEP_US, NAMES[1], 0),
         3: PartitionClock(START_US + 5, START_US + 7, "", 2),
@@ -153,7 +153,7 @@ def _block(rng: np.random.Generator) -> Block:
     offset = np.arange(70, 70 + count)
     names = pa.array([NAMES[i % 4] for i in range(count)], pa.string())
     return Block(
-        3, 68, 80, JUMPED - 60, offset, row, START_US + offset * STEP_US, names, features, 2
+        3, 68, 80, OFFSET_RESET - 60, offset, row, START_US + offset * STEP_US, names, features, 2
     )
 
 
@@ -175,7 +175,7 @@ def _epoch() -> Epoch:
     return Epoch(b"8 bytes!", 3, 2, 8, 10, 4_321, 1_234, 5, 7, 1, counts, reached, POLICIES)
 
 
-def _told(block: Block) -> object:
+def _columns_of(block: Block) -> object:
     columns = (block.offset, block.row, block.event_time_us, block.features)
     links = (block.partition, block.first_offset, block.end_offset, block.previous_end)
     return links, block.offset_resets, block.entity_id.to_pylist(), [c.tobytes() for c in columns]
@@ -192,9 +192,9 @@ def _reports(data: bytes) -> object:
 
 
 def _snapshot(data: bytes) -> object:
-    found = decode_snapshot(data, "snapshot.parquet", layout(), ORIGIN)
+    snapshot = decode_snapshot(data, "snapshot.parquet", layout(), ORIGIN)
     header = decode_header(data, "snapshot.parquet")
-    return _plain(header), _plain(found.epoch), found.table.digest_of_rows()
+    return _plain(header), _plain(snapshot.epoch), snapshot.table.digest_of_rows()
 
 
 def _plain(value: object) -> object:

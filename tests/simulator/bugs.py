@@ -15,9 +15,9 @@ from streamgauge.models.blocks.chain import Link, cut, link_of, new_ends
 from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.blocks.position import Position, encode_position
 from streamgauge.models.drift.windows import DriftWindows
-from streamgauge.models.scoring import shard as shard_module
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.scoring.shard import ShardScorer
+from streamgauge.models.state import ordering
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable
 
@@ -32,33 +32,38 @@ def _links_instead(taken_for: Link) -> Callable[[Block, int], Link]:
 
 @bug
 def block_skipped() -> tuple[Any, str, Any]:
-    before = ShardScorer._in_order
+    before = ordering.accept
 
-    def in_order(self: ShardScorer, *args: Any) -> list[tuple[bytes, Block]]:
-        return [ready for ready in before(self, *args) if ready[1].first_offset % 7 != 5]
+    def accept(*args: Any) -> ordering.Arrival:
+        arrival = before(*args)
+        arrival.ready = [ready for ready in arrival.ready if ready[1].first_offset % 7 != 5]
+        return arrival
 
-    return ShardScorer, "_in_order", in_order
+    return ordering, "accept", accept
 
 
 @bug
 def block_repeated() -> tuple[Any, str, Any]:
-    before = ShardScorer._in_order
+    before = ordering.accept
 
-    def in_order(self: ShardScorer, *args: Any) -> list[tuple[bytes, Block]]:
-        found = before(self, *args)
-        return [ready for ready in found for _ in range(1 + (ready[1].first_offset % 7 == 5))]
+    def accept(*args: Any) -> ordering.Arrival:
+        arrival = before(*args)
+        arrival.ready = [
+            ready for ready in arrival.ready for _ in range(1 + (ready[1].first_offset % 7 == 5))
+        ]
+        return arrival
 
-    return ShardScorer, "_in_order", in_order
+    return ordering, "accept", accept
 
 
 @bug
 def duplicate_accepted() -> tuple[Any, str, Any]:
-    return shard_module, "link_of", _links_instead(Link.DUPLICATE)
+    return ordering, "link_of", _links_instead(Link.DUPLICATE)
 
 
 @bug
 def gap_accepted() -> tuple[Any, str, Any]:
-    return shard_module, "link_of", _links_instead(Link.GAP)
+    return ordering, "link_of", _links_instead(Link.GAP)
 
 
 @bug
@@ -68,31 +73,28 @@ def overlap_not_trimmed() -> tuple[Any, str, Any]:
 
 @bug
 def held_block_dropped() -> tuple[Any, str, Any]:
-    before = ShardScorer._release
+    before = ordering._release
 
-    def release(self: ShardScorer, epoch: Any, cells: Any, outcome: Any) -> list:
-        ready = before(self, epoch, cells, outcome)
+    def release(epoch: Any, cells: Any, held_blocks_max: int, arrival: Any) -> None:
+        before(epoch, cells, held_blocks_max, arrival)
         cells.held.clear()
         epoch.held = 0
-        return ready
 
-    return ShardScorer, "_release", release
+    return ordering, "_release", release
 
 
 @bug
 def gap_given_up_for_repeats() -> tuple[Any, str, Any]:
-    """What the shard did once: a block that came again while it was held counted again."""
-    before = ShardScorer._release
+    """What the shard did once: a repeat of a held block counted as another block."""
+    before = ordering._release
 
-    def release(self: ShardScorer, epoch: Any, cells: Any, outcome: Any) -> list:
-        policy, distinct = self._policy, len({bytes(data) for data in cells.held.read()})
-        if distinct <= policy.held_blocks_max < epoch.held and distinct > 1:
-            self._policy = replace(policy, held_blocks_max=distinct - 1)
-        ready = before(self, epoch, cells, outcome)
-        self._policy = policy
-        return ready
+    def release(epoch: Any, cells: Any, held_blocks_max: int, arrival: Any) -> None:
+        distinct = len({bytes(data) for data in cells.held.read()})
+        if distinct <= held_blocks_max < epoch.held and distinct > 1:
+            held_blocks_max = distinct - 1
+        before(epoch, cells, held_blocks_max, arrival)
 
-    return ShardScorer, "_release", release
+    return ordering, "_release", release
 
 
 @bug
@@ -111,8 +113,8 @@ def gap_not_counted() -> tuple[Any, str, Any]:
 def rows_swapped() -> tuple[Any, str, Any]:
     before = Scorer.step
 
-    def step(self: Scorer, table: EntityTable, block: Block) -> Any:
-        scored = before(self, table, block)
+    def step(self: Scorer, table: EntityTable, block: Block, *args: Any) -> Any:
+        scored = before(self, table, block, *args)
         at = table.find(block.entities()[0])
         if len(at) == 3 and (at >= 0).all():
             table.rows[at[:2]] = table.rows[at[1::-1]]
@@ -160,12 +162,12 @@ def ends_of_all_shards_advanced() -> tuple[Any, str, Any]:
 
 @bug
 def stale_table_trusted() -> tuple[Any, str, Any]:
-    before = ShardScorer._take
+    before = ShardScorer._load
 
-    def take(self: ShardScorer, shard: int, cells: Any) -> Any:
+    def load(self: ShardScorer, shard: int, cells: Any) -> Any:
         return self._live.pop(shard, None) or before(self, shard, cells)
 
-    return ShardScorer, "_take", take
+    return ShardScorer, "_load", load
 
 
 @bug
@@ -220,14 +222,14 @@ def entity_never_leaves() -> tuple[Any, str, Any]:
 @bug
 def entity_that_could_have_left_goes_on() -> tuple[Any, str, Any]:
     """What the scorer did once: a score depended on when a snapshot had been written."""
-    before = Scorer._places
+    before = Scorer._find_rows
 
-    def places(self: Scorer, table: EntityTable, names: list[str]) -> np.ndarray:
-        found = before(self, table, names)
-        table.rows["clock_us"][found[found >= 0]] = 0
-        return found
+    def find_rows(self: Scorer, table: EntityTable, names: list[str]) -> np.ndarray:
+        rows = before(self, table, names)
+        table.rows["clock_us"][rows[rows >= 0]] = 0
+        return rows
 
-    return Scorer, "_places", places
+    return Scorer, "_find_rows", find_rows
 
 
 @bug
@@ -261,18 +263,18 @@ def no_warm_up_behind_a_jump() -> tuple[Any, str, Any]:
 
 @bug
 def one_entity_too_many() -> tuple[Any, str, Any]:
-    before = Scorer._places
+    before = Scorer._find_rows
 
-    def places(self: Scorer, table: EntityTable, names: list[str]) -> np.ndarray:
+    def find_rows(self: Scorer, table: EntityTable, names: list[str]) -> np.ndarray:
         policy = self._policy
         if policy.entities_per_shard_max:
             more = policy.entities_per_shard_max + 1
             self._policy = replace(policy, entities_per_shard_max=more)
-        found = before(self, table, names)
+        rows = before(self, table, names)
         self._policy = policy
-        return found
+        return rows
 
-    return Scorer, "_places", places
+    return Scorer, "_find_rows", find_rows
 
 
 @bug
@@ -281,7 +283,7 @@ def old_policy_forgotten() -> tuple[Any, str, Any]:
 
 
 @bug
-def episode_lost_in_rebuild() -> tuple[Any, str, Any]:
+def alert_lost_in_rebuild() -> tuple[Any, str, Any]:
     before = ShardScorer._rebuild
 
     def rebuild(self: ShardScorer, *args: Any) -> EntityTable:
@@ -317,10 +319,10 @@ def drift_reported_twice() -> tuple[Any, str, Any]:
 
     def report(self: DriftWindows, number: int) -> Any:
         window = self._open[number]
-        told = before(self, number)
+        report = before(self, number)
         if number % 2:
             self._open[number] = window
-        return told
+        return report
 
     return DriftWindows, "_report", report
 
@@ -330,15 +332,15 @@ def loss_rounded_otherwise() -> tuple[Any, str, Any]:
     before = DriftWindows._report
 
     def report(self: DriftWindows, number: int) -> Any:
-        told = before(self, number)
-        return replace(told, loss_sum=told.loss_sum + 1)
+        window = before(self, number)
+        return replace(window, loss_sum=window.loss_sum + 1)
 
     return DriftWindows, "_report", report
 
 
 @bug
 def tables_never_leave_memory() -> tuple[Any, str, Any]:
-    def keep(self: ShardScorer, shard: int, live: Any) -> None:
+    def cache(self: ShardScorer, shard: int, live: Any) -> None:
         self._live[shard] = live
 
-    return ShardScorer, "_keep", keep
+    return ShardScorer, "_cache", cache

@@ -9,8 +9,7 @@ import numpy as np
 
 from simulator.mutation import bug
 from streamgauge.models.alerts import decision
-from streamgauge.models.alerts.decision import AlertRules
-from streamgauge.models.alerts.policy import UPDATED
+from streamgauge.models.alerts.decision import AlertAction, AlertRules
 from streamgauge.models.forecast.forecaster import Forecaster
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.scoring.shard import ShardScorer
@@ -58,7 +57,7 @@ def cooldown_forgotten_in_rebuild() -> tuple[Any, str, Any]:
 
 
 @bug
-def surprise_forgotten_in_rebuild() -> tuple[Any, str, Any]:
+def rare_event_forgotten_in_rebuild() -> tuple[Any, str, Any]:
     def forget(shard: ShardScorer, table: EntityTable) -> None:
         table.rows["calm_events_left"] = 0
 
@@ -66,7 +65,7 @@ def surprise_forgotten_in_rebuild() -> tuple[Any, str, Any]:
 
 
 @bug
-def unrest_forgotten_in_rebuild() -> tuple[Any, str, Any]:
+def step_size_forgotten_in_rebuild() -> tuple[Any, str, Any]:
     def forget(shard: ShardScorer, table: EntityTable) -> None:
         table.rows["step_size_baseline"] = table.rows["step_size_recent"] = 0
 
@@ -78,31 +77,31 @@ def failures_are_learned() -> tuple[Any, str, Any]:
     before = AlertRules.of
 
     def of(cls: type[AlertRules], *args: Any) -> AlertRules:
-        return before(*args)._replace(surprise=np.float32(np.inf))
+        return before(*args)._replace(rare_score=np.float32(np.inf))
 
     return AlertRules, "of", classmethod(of)
 
 
 @bug
-def reminders_are_free_of_charge() -> tuple[Any, str, Any]:
-    before = Scorer._tell
+def updates_are_free_of_charge() -> tuple[Any, str, Any]:
+    before = Scorer._apply_actions
 
-    def narrate(self: Scorer, table: EntityTable, run: Any, count: int) -> None:
-        before(self, table, run, count)
-        lanes = self._lanes
-        for row in lanes.rows[:count][lanes.told[:count] & UPDATED > 0].tolist():
+    def apply_actions(self: Scorer, table: EntityTable, run: Any, lanes: int) -> None:
+        before(self, table, run, lanes)
+        is_update = self._decisions.action[:lanes] & AlertAction.UPDATED > 0
+        for row in self._group.rows[:lanes][is_update].tolist():
             table.rows["credit"][row] += 1
 
-    return Scorer, "_tell", narrate
+    return Scorer, "_apply_actions", apply_actions
 
 
 @bug
-def new_normal_keeps_the_old_level() -> tuple[Any, str, Any]:
-    return Forecaster, "start_anew", lambda self, row: None
+def new_baseline_keeps_the_old_level() -> tuple[Any, str, Any]:
+    return Forecaster, "restart_level", lambda self, row: None
 
 
 @bug
-def entity_at_a_new_normal_leaves() -> tuple[Any, str, Any]:
+def entity_at_a_new_baseline_leaves() -> tuple[Any, str, Any]:
     """As one that was erased: neither has seen an event."""
     before = Scorer.evict
 

@@ -29,7 +29,7 @@ def empty_blocks_not_sent() -> tuple[Any, str, Any]:
 
 @bug
 def beginning_of_a_partition_forgotten() -> tuple[Any, str, Any]:
-    """A shard that heard nothing of a partition is taken to need nothing of it."""
+    """A shard without progress in a partition is taken to need nothing of it."""
 
     def careless(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
         ends: dict[int, list[int]] = {}
@@ -52,7 +52,7 @@ def started_where_the_first_shard_is() -> tuple[Any, str, Any]:
 
 @bug
 def shard_without_snapshot_forgotten() -> tuple[Any, str, Any]:
-    """Of a shard that kept nothing yet nobody thinks; the others may be far ahead of it."""
+    """A shard without a snapshot is ignored, although the others may be far ahead of it."""
 
     def careless(headers: Sequence[SnapshotHeader]) -> dict[int, int]:
         offsets = start_offsets(headers)

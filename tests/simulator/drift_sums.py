@@ -19,9 +19,9 @@ def check_drift(book: Book, shards: int, topic: Topic, reference: Reference, win
     """
     reported = _reported(book, shards)
     here = [event for event, fate in enumerate(book.fate) if fate == SCORED]
-    said = np.frombuffer(b"".join(book.said[e] for e in here), BITS)
+    results = np.frombuffer(b"".join(book.results[e] for e in here), BITS)
     number = np.array([topic.time_us[e] for e in here], np.int64) // (window_s * 1_000_000)
-    loss = np.clip(np.nan_to_num(said["loss"]), -LOSS_MAX, LOSS_MAX).astype(np.float64)
+    loss = np.clip(np.nan_to_num(results["loss"]), -LOSS_MAX, LOSS_MAX).astype(np.float64)
     fixed = np.rint(loss * LOSS_SCALE).astype(np.int64)
     starts = [start * window_s * 1_000_000 for start in np.unique(number).tolist()]
     if starts != sorted(reported):
@@ -30,7 +30,7 @@ def check_drift(book: Book, shards: int, topic: Topic, reference: Reference, win
     for start in starts:
         inside = np.flatnonzero(number == start // (window_s * 1_000_000))
         x = np.stack([played[i][0].features[played[i][1]] for i in inside.tolist()])
-        counts = _counts(reference, np.column_stack([x, said["score"][inside]]))
+        counts = _counts(reference, np.column_stack([x, results["score"][inside]]))
         events, loss_sum, found = reported[start]
         is_same = (events, loss_sum) == (len(inside), int(fixed[inside].sum()))
         if not (is_same and np.array_equal(found, counts)):

@@ -41,7 +41,7 @@ class ShardBook:
     #: partition -> latest event time of any entity, and of any but that one.
     clocks: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: (partition, script) -> latest event time.
-    heard: dict[tuple[int, int], int] = field(default_factory=dict)
+    latest_us: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Jumps of readers, gaps given up; events scored, late, set aside, and in reports.
     offset_resets: int = 0
     desyncs: int = 0
@@ -61,7 +61,7 @@ class ShardBook:
             dict(self.pointer),
             dict(self.reached),
             dict(self.clocks),
-            dict(self.heard),
+            dict(self.latest_us),
             self.offset_resets,
             self.desyncs,
             self.scored,
@@ -77,9 +77,9 @@ class Book:
     """The part of the ledger that belongs to the state, and goes back with it."""
 
     def __init__(self, events: int, shards: int) -> None:
-        #: Fate of each event, and what was said of it, as `BITS`.
+        #: Fate of each event, and its results, as `BITS`.
         self.fate = bytearray(events)
-        self.said = [b""] * events
+        self.results = [b""] * events
         self._shards = [ShardBook() for _ in range(shards)]
         self._is_own = [True] * shards
 
@@ -97,7 +97,7 @@ class Book:
     def copy(self) -> Book:
         """A copy that later changes do not touch; shards are copied when written to."""
         copied = Book(0, 0)
-        copied.fate, copied.said = bytearray(self.fate), list(self.said)
+        copied.fate, copied.results = bytearray(self.fate), list(self.results)
         copied._shards = list(self._shards)
         self._is_own = [False] * len(self._shards)
         copied._is_own = list(self._is_own)
@@ -110,7 +110,7 @@ class Book:
         """
         for event in events:
             self.fate[event] = to.fate[event] if to else OPEN
-            self.said[event] = to.said[event] if to else b""
+            self.results[event] = to.results[event] if to else b""
         book = to._shards[shard].copy() if to else ShardBook()
         book.reached = {partition: (end, 0) for partition, (end, _) in book.reached.items()}
         self._shards[shard] = book
@@ -121,7 +121,7 @@ class Book:
 class Outputs:
     """What left the pipeline, at least once."""
 
-    #: Event -> what was said of it, as `BITS`.
+    #: Event -> its results, as `BITS`.
     scored: dict[int, bytes] = field(default_factory=dict)
     aside: set[int] = field(default_factory=set)
     dead: set[int] = field(default_factory=set)

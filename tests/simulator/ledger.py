@@ -30,12 +30,17 @@ from simulator.expected_state import (
 from simulator.plan import Plan
 from simulator.reference import POLICIES, Node, Reference, bits_of, blank_circumstances, renamed
 from simulator.topic import Topic
-from streamgauge.models.blocks.block import JUMPED, NOTHING_BEFORE, Block
+from streamgauge.models.blocks.block import NOTHING_BEFORE, OFFSET_RESET, Block
 from streamgauge.models.blocks.chain import shard_of
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import (
+    LATE_EVENT,
+    TOO_MANY_ENTITIES,
+    ScoredBlock,
+    Transition,
+)
 from streamgauge.models.drift.windows import WINDOWS_MAX, WindowReport
-from streamgauge.models.scoring.scorer import LATE, TOO_MANY_ENTITIES
-from streamgauge.models.scoring.shard import Outcome, ShardPolicy
+from streamgauge.models.scoring.policy import ShardPolicy
+from streamgauge.models.scoring.shard import Outcome
 from streamgauge.models.state.cells import Cells
 from streamgauge.models.state.entity_table import EntityTable
 
@@ -129,16 +134,22 @@ class Ledger:
         held = len(cells.held.values)
         self.require(epoch.held == held, f"shard {shard}: held {held}, says {epoch.held}")
         self.require(held <= policy.held_blocks_max, f"shard {shard}: {held} blocks held")
-        ends = {p: (reach.end, reach.offset_resets) for p, reach in epoch.reached.items()}
+        ends = {p: (at.end_offset, at.offset_resets) for p, at in epoch.reached.items()}
         self.require(ends == book.reached, f"shard {shard}: at {ends}, should be {book.reached}")
         counts = epoch.counts
-        told = (counts.scored, counts.late, counts.set_aside, counts.offset_resets, counts.desyncs)
+        counted = (
+            counts.scored,
+            counts.late,
+            counts.set_aside,
+            counts.offset_resets,
+            counts.desyncs,
+        )
         happened = (book.scored, book.late, book.set_aside, book.offset_resets, book.desyncs)
-        self.require(told == happened, f"shard {shard}: counts {told}, happened {happened}")
+        self.require(counted == happened, f"shard {shard}: counts {counted}, happened {happened}")
         log, first = [each for cell in cells.log for each in cell.values], epoch.first_segment
         since = [len(each) for each in log if int.from_bytes(each[5:13], "little") >= first]
-        told = (epoch.log_bytes, epoch.next_segment)
-        self.require(told == (sum(since), first + len(since)), f"shard {shard}: log of {since}")
+        stored = (epoch.log_bytes, epoch.next_segment)
+        self.require(stored == (sum(since), first + len(since)), f"shard {shard}: log of {since}")
         windows = live.drift._open
         counted = book.reported + sum(window.events for window in windows.values())
         self.require(
@@ -151,7 +162,9 @@ class Ledger:
         table_bytes = len(live.table) * live.table.rows.itemsize
         bound = max(policy.log_bytes_min, policy.log_factor * table_bytes)
         is_short = live.epoch.log_bytes <= bound * (1.5 if waits else 1)
-        self.require(is_short or live.slices, f"shard {shard}: log of {live.epoch.log_bytes} bytes")
+        self.require(
+            is_short or live.snapshot, f"shard {shard}: log of {live.epoch.log_bytes} bytes"
+        )
 
     def check_nobody_overstays(self, shard: int, policy: int) -> None:
         """Behind a snapshot no entity may be left that its next event would restart."""
@@ -208,7 +221,7 @@ class Ledger:
                 is_same = event is not None and self._topic.script[event] == script
                 self.require(
                     is_same and self._topic.place[event] == stand.node.opened,
-                    f"shard {shard}: episode of {name} opened at {origin[i]}",
+                    f"shard {shard}: alert of {name} opened at {origin[i]}",
                 )
 
     def _take_piece(
@@ -220,19 +233,20 @@ class Ledger:
         had: set[int],
         out: Outputs,
     ) -> int:
-        """Follow one scored block; returns 1 if it stands behind a gap that was given up."""
+        """Follow one scored block; returns 1 if it comes after a gap that was given up."""
         block, named = scored.block, self._topic.named
         jumped = self._reach(shard, book, block)
         partition = block.partition
         expected: list[bytes] = []
-        told: list[bytes] = []
+        transitions: list[bytes] = []
         late = 0
         for (offset, row), fate in _fates(scored):
             event = named.get((partition, offset, row))
             self.require(event is not None, f"({partition}, {offset}, {row}) was never sent")
             self._turn(book, event)
             self.book.fate[event] = fate
-            self._hear(book, partition, self._topic.script[event], self._topic.time_us[event])
+            script, time_us = self._topic.script[event], self._topic.time_us[event]
+            self._advance_clock(book, partition, script, time_us)
             if fate != SCORED:
                 out.aside.add(event)
                 book.set_aside += 1
@@ -242,24 +256,24 @@ class Ledger:
             node = self._step(book, event, policy, had)
             late += node.is_late
             self.require(bool(node.bits) == (fate == SCORED), f"{self._where(event)}: set aside")
-            told += node.transitions
+            transitions += node.transitions
             if fate == SCORED:
                 expected.append(node.bits)
-                self.book.said[event] = node.bits
+                self.book.results[event] = node.bits
                 out.scored[event] = node.bits
         self.require(late == scored.late, f"{late} late events, counted {scored.late}")
         book.late += late
         book.scored += len(block)
         if expected or len(block):
-            self._check_said(scored, partition, expected, told, out)
+            self._check_results(scored, partition, expected, transitions, out)
         return jumped
 
-    def _check_said(
+    def _check_results(
         self,
         scored: ScoredBlock,
         partition: int,
         expected: list[bytes],
-        told: list[bytes],
+        transitions: list[bytes],
         out: Outputs,
     ) -> None:
         """Scores and transitions of a block must be the reference's."""
@@ -277,7 +291,7 @@ class Ledger:
             content, event = self._renamed(transition)
             found.append(content)
             out.alerts[(transition.status, event)] = content
-        self.require(found == told, f"partition {partition}: alerts differ")
+        self.require(found == transitions, f"partition {partition}: alerts differ")
 
     def _renamed(self, t: Transition) -> tuple[bytes, int]:
         named, place = self._topic.named, self._topic.place
@@ -296,7 +310,9 @@ class Ledger:
         self.require(is_ahead, f"shard {shard}: position went back")
         end = max(before, block.end_offset)
         book.reached[block.partition] = (end, max(offset_resets, block.offset_resets))
-        linked_to = block.previous_end if block.previous_end > JUMPED else -2 - block.previous_end
+        linked_to = (
+            block.previous_end if block.previous_end > OFFSET_RESET else -2 - block.previous_end
+        )
         if linked_to <= before:
             return 0
         self.require(not self._plan.is_lossless, f"shard {shard}: gap jumped at {before}")
@@ -314,11 +330,11 @@ class Ledger:
                 book.stands[script] = stand._replace(node=self._reference.warming(stand.node))
 
     @staticmethod
-    def _hear(book: ShardBook, partition: int, script: int, time_us: int) -> None:
+    def _advance_clock(book: ShardBook, partition: int, script: int, time_us: int) -> None:
         """Advance the clock of a partition by an event."""
-        if time_us > book.heard.get((partition, script), 0):
-            book.heard[(partition, script)] = time_us
-            here = [heard for (p, _), heard in book.heard.items() if p == partition]
+        if time_us > book.latest_us.get((partition, script), 0):
+            book.latest_us[(partition, script)] = time_us
+            here = [time_us for (p, _), time_us in book.latest_us.items() if p == partition]
             latest, *others = sorted(here, reverse=True)
             book.clocks[partition] = (latest, others[0] if others else 0)
 
@@ -340,7 +356,7 @@ class Ledger:
         book.pointer[key] = place + 1
 
     def _step(self, book: ShardBook, event: int, policy: int, had: set[int]) -> Node:
-        """The node behind the entity's next event; the first one again if it was forgotten."""
+        """The node after the entity's next event; the first one again if it was forgotten."""
         topic = self._topic
         script, partition, place = topic.script[event], topic.partition[event], topic.place[event]
         if script not in had:
@@ -396,7 +412,7 @@ def _fates(scored: ScoredBlock) -> list[tuple[tuple[int, int], int]]:
     """(offset, row) of all events of a block in order, and what became of each."""
     block = scored.block
     events = [(at, SCORED) for at in zip(block.offset.tolist(), block.row.tolist(), strict=True)]
-    for reason, fate in ((LATE, LATE_ASIDE), (TOO_MANY_ENTITIES, NO_ROOM)):
+    for reason, fate in ((LATE_EVENT, LATE_ASIDE), (TOO_MANY_ENTITIES, NO_ROOM)):
         if (aside := scored.set_aside.get(reason)) is not None:
             places = zip(aside.offset.tolist(), aside.row.tolist(), strict=True)
             events += [(at, fate) for at in places]

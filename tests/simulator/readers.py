@@ -25,7 +25,7 @@ class Readers:
         self._positions: dict[int, bytes] = {}
         #: What the positions say, so that looking where a reader is costs nothing.
         self._next_offset: dict[int, int] = {}
-        #: Where the job was told to begin; other partitions are read from their beginning.
+        #: Where the job begins; other partitions are read from their beginning.
         self._starts: Mapping[int, int] = {}
         #: partition -> where it began when any job first saw it.
         self._first_low: dict[int, int] = {}
@@ -36,7 +36,7 @@ class Readers:
         return list(self._positions)
 
     def begin(self, starts: Mapping[int, int], now: int) -> None:
-        """A new job without positions, that was told where to begin."""
+        """A new job without positions, that begins at given offsets."""
         self._positions, self._starts = {}, starts
         self.discover(now)
 

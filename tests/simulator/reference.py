@@ -1,7 +1,7 @@
 """What entities do in the simulator, and what an undisturbed run makes of it.
 
 Every simulated entity plays a fixed script. The reference is a tree per entity: a node is
-what the scorer said and remembered after a sequence of events, each under a policy. Events
+what the scorer returned and stored after a sequence of events, each under a policy. Events
 of one partition make a single path of it, computed once for all seeds by the real scorer
 on one table that nothing ever happens to; other paths (a gap that was given up, a change of
 policy, an entity that changed partitions) grow when a run takes them. In the reference
@@ -24,10 +24,12 @@ from streamgauge.models.alerts import calibration, thresholds
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import LATE_EVENT, ScoredBlock, Transition
 from streamgauge.models.drift import reference
-from streamgauge.models.forecast.forecaster import Forecaster, ForecasterSpec
-from streamgauge.models.scoring.scorer import LATE, Scorer, ScoringPolicy
+from streamgauge.models.forecast.forecaster import Forecaster
+from streamgauge.models.forecast.spec import ForecasterSpec
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 FEATURES, HIDDEN, LAGS = 2, 4, 2
@@ -85,7 +87,7 @@ class Node:
     script: int
     #: Row bytes, without what depends on the log and on others; empty before the first event.
     row: bytes = b""
-    #: Event that opened the last episode; -1 for none.
+    #: Event that opened the last alert; -1 for none.
     opened: int = -1
     #: Latest event time.
     time_us: int = 0
@@ -164,14 +166,16 @@ class Reference:
     def _nodes(
         self, table: EntityTable, scored: ScoredBlock, before: list[Node], event: int
     ) -> list[Node]:
-        """Nodes behind `before`, whose entities were in a block with one event of each."""
+        """Nodes after `before`, whose entities were in a block with one event of each."""
         scripts = [self.scripts[node.script] for node in before]
-        aside = scored.set_aside.get(LATE)
+        aside = scored.set_aside.get(LATE_EVENT)
         set_aside = set(aside.entity_id.to_pylist()) if aside is not None else set()
         bits = dict(zip(scored.block.entity_id.to_pylist(), bits_of(scored), strict=True))
-        told: dict[str, list[bytes]] = {}
+        transitions: dict[str, list[bytes]] = {}
         for transition in scored.transitions:
-            told.setdefault(transition.entity_id, []).append(msgspec.msgpack.encode(transition))
+            transitions.setdefault(transition.entity_id, []).append(
+                msgspec.msgpack.encode(transition)
+            )
         rows = table.rows[table.find([script.name for script in scripts])]
         opened = rows["alert_offset"] - 1
         blank_circumstances(rows)
@@ -183,18 +187,18 @@ class Reference:
                 int(rows["event_time_us"][i]),
                 b"" if script.name in set_aside else bits[script.name],
                 int(script.time_us[event]) < node.time_us,
-                tuple(told.get(script.name, ())),
+                tuple(transitions.get(script.name, ())),
             )
             for i, (node, script) in enumerate(zip(before, scripts, strict=True))
         ]
 
 
 def bits_of(scored: ScoredBlock) -> list[bytes]:
-    """What was said of each scored event, as `BITS`."""
-    said = np.empty(len(scored.block), BITS)
+    """The results of each scored event, as `BITS`."""
+    results = np.empty(len(scored.block), BITS)
     for name in BITS.names or ():
-        said[name] = getattr(scored, name)
-    data = said.tobytes()
+        results[name] = getattr(scored, name)
+    data = results.tobytes()
     return [data[at : at + BITS.itemsize] for at in range(0, len(data), BITS.itemsize)]
 
 
@@ -244,7 +248,7 @@ def _regular(name: str, rng: np.random.Generator, fails: bool) -> Script:
     late_us += ((rng.random(EVENTS) < 0.5) * silent_s * 1e6).astype(np.int64)
     features = rng.normal(size=(EVENTS, FEATURES))
     features[rng.random(EVENTS) < 0.15] *= 8  # surprises, so that alerts open and close
-    if fails:  # calm, then never still: told more than once
+    if fails:  # calm, then never stationary: several messages
         features[:CALM_EVENTS] *= 0.02
         features[CALM_EVENTS:] *= 8
     features[rng.random((EVENTS, FEATURES)) < 0.05] = np.nan
@@ -261,8 +265,14 @@ def _artifact(scripts: Sequence[Script], rng: np.random.Generator) -> Artifact:
     """A tiny artifact, calibrated on the scripts as if they were calmer: alerts are common."""
     made = make_forecaster(FEATURES, HIDDEN, seed=3, lags=LAGS)
     spec = ForecasterSpec(hidden=HIDDEN, lags=LAGS, alphas=(0.6, 0.3))
-    parts = (made.weights, made.linear, made.priors, made.score_priors)
-    forecaster = Forecaster(made.schema, spec, *parts)
+    forecaster = Forecaster(
+        made.schema,
+        spec,
+        made.weights,
+        linear=made.linear,
+        priors=made.priors,
+        score_priors=made.score_priors,
+    )
     values = rng.normal(size=(1_000, FEATURES)).astype(np.float32)
     any_scores = np.abs(rng.normal(1.0, 0.2, 1_000)).astype(np.float32)
 

@@ -14,8 +14,9 @@ from simulator.reference import FEATURES, POLICIES, Reference
 from simulator.simulate import first_violation, replay_command
 from streamgauge.models.blocks.block import encode_block
 from streamgauge.models.drift.windows import DriftWindows
+from streamgauge.models.scoring.policy import ShardPolicy
 from streamgauge.models.scoring.scorer import Scorer
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.entity_table import EntityTable
 
 SEEDS = 300  # `make simulate` runs 10,000

@@ -4,7 +4,7 @@
                  └──────────── one consistent checkpoint ────────┘      at least once
 
 Time is a counter, randomness one seeded generator, and every method either happens as a
-whole or, where it is told to fail, leaves nothing but what a dying worker leaves: stale
+whole or, where it fails on purpose, leaves nothing but what a dying worker leaves: stale
 memory and outputs that are already out. Snapshots of shards outlive a job: another one
 may start from them, each taken when it happened to be. The methods are what may happen;
 `simulate` and the state machine choose when.
@@ -28,8 +28,9 @@ from simulator.topic import Topic
 from streamgauge.models.blocks.block import decode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateFormatError
+from streamgauge.models.scoring.policy import ShardPolicy
 from streamgauge.models.scoring.scorer import Scorer
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.epoch import TOKEN_BYTES, decode_epoch
 from streamgauge.models.state.snapshot_file import (
     StateIdentity,
@@ -151,7 +152,7 @@ class World:
 
         Args:
             places: of the blocks in `in_flight`, in order of arrival.
-            fails_after: the bundle fails behind that many blocks; None for never.
+            fails_after: the bundle fails after that many blocks; None for never.
             writes: the failing call itself dies after that many writes; -1 between calls.
 
         Returns:
@@ -189,7 +190,7 @@ class World:
         if cells.epoch.value is None:
             return
         worker, token = self.worker_of(shard), self.rng.randbytes(TOKEN_BYTES)
-        reports = worker.flush_if_idle(shard, cells, token, self.now, QUIET_TICKS)
+        reports = worker.flush_if_idle(shard, cells, token, now_s=self.now, idle_s=QUIET_TICKS)
         self._take_reports(shard, reports)
 
     def worker_of(self, shard: int) -> ShardScorer:
@@ -308,19 +309,19 @@ class World:
         self._start(shard)
         token = self.rng.randbytes(TOKEN_BYTES)
         generation = decode_epoch(cells.epoch.value).generation
-        waits = worker._turns._last() is not None
+        waits = worker._scheduler._last() is not None
         outcome = worker.process(shard, delivery.data, cells, token)
         live = worker._live[shard]
         is_full = len(waiting) > self.plan.held_blocks_max
         self.ledger.require(
-            is_full or not outcome.desyncs, f"gap given up, {len(waiting)} blocks behind it"
+            is_full or not outcome.desyncs, f"gap given up, {len(waiting)} blocks after it"
         )
         emitted = self.ledger.follow(shard, outcome, live.table, self.policy)
         self.ledger.check_bounds(shard, cells, live, self.shard_policy)
         if any(len(scored.block) for scored in outcome.scored):
             if live.epoch.generation == generation:
                 self.ledger.check_log(shard, live, waits, self.shard_policy)
-            if live.epoch.log_bytes == 0 or (live.slices and not live.slices._written):
+            if live.epoch.log_bytes == 0 or (live.snapshot and not live.snapshot._written):
                 self.ledger.check_nobody_overstays(shard, self.policy)
         tables = len(worker._live)
         self.ledger.require(tables <= self.plan.tables_max, f"{tables} tables in memory")
@@ -334,7 +335,7 @@ class World:
             self.worker_of(shard).start_from(snapshot, cells, self.rng.randbytes(TOKEN_BYTES))
 
     def _waiting(self, arriving: Delivery) -> set[tuple[int, int, int]]:
-        """The blocks that would be held back behind gaps with `arriving`, each once."""
+        """The blocks that would be held back after gaps with `arriving`, each once."""
         if self.plan.is_lossless:
             return set()
         held = [*self._cells[arriving.shard].held.values, arriving.data]

@@ -211,7 +211,7 @@ def fill(
     whole = Block(0, 0, count, -1, offset, row, times, pa.array(entities, pa.string()), values)
     block = whole.take(np.arange(scored or count), -1)
     artifact = artifacts.load(Path(config.artifact))
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     result = scorer.step(EntityTable(scorer.layout), block)
     messages = encode_scores(config.input.topic, artifact.digest, result, config.scores.format)
     assert config.scores.topic is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamgauge.infra.local.info import ClusterInfo
-from streamgauge.models.scoring.scorer import TOO_MANY_ENTITIES
+from streamgauge.models.blocks.scored_block import TOO_MANY_ENTITIES
 from streamgauge.pipeline.config import Config
 from system.harness import bounds, live
 from system.harness.aloud import Narrate, narrator

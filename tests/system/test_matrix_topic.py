@@ -159,7 +159,7 @@ def decide(trial: Trial, savepoint: str, policy: str) -> None:
 
 def offset_resets(trial: Trial) -> int:
     """How often the job has jumped over offsets that were missing."""
-    return trial.jobs.rest.counter(trial.job_id, "missing_offsets_jumped")
+    return trial.jobs.rest.counter(trial.job_id, "offset_resets")
 
 
 def sent_since(trial: Trial, before: Sequence[Any]) -> list[Any]:

@@ -1,51 +1,64 @@
-"""Drift reports as JSON CloudEvents: what a window looked like beside training."""
+"""Drift reports as JSON CloudEvents: the statistics of a window, compared with training."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.drift.reference import report
 from streamgauge.models.drift.windows import LOSS_SCALE, WindowReport
-from streamgauge.transforms.messages.cloudevents import cloud_event
-from streamgauge.transforms.messages.outgoing import encode_outgoing
-
-_JSON = msgspec.json.Encoder()
+from streamgauge.transforms.messages.cloudevents import cloud_event, decode_data, source_of
+from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 
 
 def encode_drift_report(topic: str, artifact: Artifact, window: WindowReport) -> bytes:
-    """The message for the drift topic about one shard's window.
-
-    Counts are in the report as whole numbers, so reports of several shards, or of
-    several parts of a window, add up exactly.
-    """
+    """The element for the drift topic about one window of a shard."""
     statistics = report(
         artifact.drift_reference,
         artifact.schema.names,
         window.counts,
-        window.loss_sum / LOSS_SCALE,
-        window.events,
+        loss_sum=window.loss_sum / LOSS_SCALE,
+        events=window.events,
     )
+    return encode_outgoing(drift_message(topic, artifact.digest, window, statistics))
+
+
+def drift_message(
+    topic: str, digest: str, window: WindowReport, statistics: dict[str, Any]
+) -> Outgoing:
+    """The message for the drift topic about one window of a shard.
+
+    Counts are whole numbers, so the reports of several shards, or of several parts of a window,
+    add up exactly.
+
+    Args:
+        topic: the telemetry topic.
+        digest: the artifact's.
+        window: the counts.
+        statistics: the comparison with training, see `models.drift.reference.report`.
+    """
     partition, offset = window.first
-    report_id = (
-        f"{topic}/{artifact.digest[:16]}/{window.shard}/{window.start_us}/{partition}/{offset}"
-    )
     data = {
-        "id": report_id,
+        "id": f"{topic}/{digest[:16]}/{window.shard}/{window.start_us}/{partition}/{offset}",
         "shard": window.shard,
         "window": {"from_us": window.start_us, "to_us": window.end_us},
-        "model": {"digest": artifact.digest},
+        "model": {"digest": digest},
         **statistics,
         "sketch": {"counts": window.counts.tolist(), "loss_sum_fixed": window.loss_sum},
     }
-    subject = f"shard-{window.shard}"
-    return encode_outgoing(
-        cloud_event(
-            report_id,
-            "io.streamgauge.drift.window.v1",
-            f"/streamgauge/{topic}",
-            subject,
-            window.end_us,
-            _JSON.encode(data),
-        )
+    return cloud_event(
+        data,
+        event_type="io.streamgauge.drift.window.v1",
+        source=source_of(topic),
+        subject=f"shard-{window.shard}",
+        time_us=window.end_us,
     )
+
+
+def decode_drift_report(value: bytes) -> dict[str, Any]:
+    """The drift report in a message's value.
+
+    Raises:
+        ValueError: the value is not a JSON object.
+    """
+    return decode_data(value)

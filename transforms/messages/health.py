@@ -1,43 +1,51 @@
-"""Shard health as JSON CloudEvents: how far a shard is, and what went otherwise than planned."""
+"""Shard health as JSON CloudEvents: the shard's positions and its counts of irregularities."""
 
 from __future__ import annotations
 
 import dataclasses
-
-import msgspec
+from typing import Any
 
 from streamgauge.models.state.snapshot_file import ShardSnapshot
-from streamgauge.transforms.messages.cloudevents import cloud_event
-from streamgauge.transforms.messages.outgoing import encode_outgoing
-
-_JSON = msgspec.json.Encoder()
+from streamgauge.transforms.messages.cloudevents import cloud_event, decode_data, source_of
+from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 
 
-def encode_health(topic: str, found: ShardSnapshot, time_ms: int) -> bytes:
+def encode_health(topic: str, snapshot: ShardSnapshot, time_ms: int) -> bytes:
+    """The element for the health topic about one shard at `time_ms`, milliseconds since 1970."""
+    return encode_outgoing(health_message(topic, snapshot, time_ms))
+
+
+def health_message(topic: str, snapshot: ShardSnapshot, time_ms: int) -> Outgoing:
     """The message for the health topic about one shard at `time_ms`, milliseconds since 1970.
 
-    Counts go back with the state when a job is restored, like everything else in it.
+    Counts are part of the shard's state: a job that is restored resumes them too.
     """
-    epoch, table = found.epoch, found.table
-    health_id = f"{topic}/{table.layout.digest[:16]}/{found.shard}/{time_ms}"
+    epoch, table = snapshot.epoch, snapshot.table
+    digest = table.layout.digest
     data = {
-        "id": health_id,
-        "shard": found.shard,
+        "id": f"{topic}/{digest[:16]}/{snapshot.shard}/{time_ms}",
+        "shard": snapshot.shard,
         "time_ms": time_ms,
-        "model": {"digest": table.layout.digest},
+        "model": {"digest": digest},
         "entities": len(table),
-        "positions": {str(p): reach.end for p, reach in sorted(epoch.reached.items())},
+        "positions": {str(p): at.end_offset for p, at in sorted(epoch.reached.items())},
         "held_blocks": epoch.held,
         "log_bytes": epoch.log_bytes,
         "counts": dataclasses.asdict(epoch.counts),
     }
-    return encode_outgoing(
-        cloud_event(
-            health_id,
-            "io.streamgauge.shard.health.v1",
-            f"/streamgauge/{topic}",
-            f"shard-{found.shard}",
-            time_ms * 1000,
-            _JSON.encode(data),
-        )
+    return cloud_event(
+        data,
+        event_type="io.streamgauge.shard.health.v1",
+        source=source_of(topic),
+        subject=f"shard-{snapshot.shard}",
+        time_us=time_ms * 1000,
     )
+
+
+def decode_health(value: bytes) -> dict[str, Any]:
+    """The health report in a message's value.
+
+    Raises:
+        ValueError: the value is not a JSON object.
+    """
+    return decode_data(value)

@@ -1,7 +1,7 @@
-"""What leaves for a topic: key, value and headers, as bytes between steps.
+"""A message on its way to a topic or a file: key, value and headers, as bytes between steps.
 
-An element holds any number of messages: each hop between two steps costs as much as a
-message does, and a flood of dead letters would be one of hops.
+An element holds any number of messages. Passing an element from step to step costs more than
+encoding a message, so the dead letters of a block travel together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     key: bytes
     value: bytes
     headers: list[tuple[str, bytes]]
-    #: Kafka timestamp, milliseconds: the event time of what the message is about.
+    #: Kafka timestamp, milliseconds since 1970: the event time of what the message is about; 0
+    #: for the time of writing.
     timestamp_ms: int
 
 

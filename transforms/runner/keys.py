@@ -1,9 +1,9 @@
 """Beam keys that spread evenly over Flink's key groups.
 
-Flink hashes the encoded key into one of `max_parallelism` key groups and gives each
-subtask a range of groups. A handful of plain keys falls unevenly (four keys went 1:3
-to two subtasks), so each key carries a salt, chosen so that shard i of n lands in the
-middle of the i-th of n equal slices of the groups. Other runners ignore the salt.
+Flink hashes an encoded key into one of `max_parallelism` key groups and assigns each subtask a
+range of groups. A few plain keys are spread unevenly: four keys went 1:3 to two subtasks. So each
+key contains a salt, chosen so that shard i of n falls into the middle of the i-th of n equal
+slices of the groups. Other runners ignore the salt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from functools import lru_cache
 
 _KEY = struct.Struct(">II")
-KEY_BYTES_MAX = 14  # with its length it stays within one block of the hash
+KEY_BYTES_MAX = 14  # with its length prefix it fits into one block of the hash
 _U32, _U64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _C1, _C2 = 0x87C37B91114253D5, 0x4CF5AD432745937F  # MurmurHash3 x64 128
 
@@ -30,21 +30,22 @@ def shard_keys(shards: int, max_parallelism: int) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=65_536)
 def partition_key(partition: int, max_parallelism: int) -> bytes:
-    """The key of a partition; it must not change when a topic gets more partitions.
+    """The key of a partition; it does not change when a topic gets more partitions.
 
-    So the group comes from the van der Corput sequence (1/2, 1/4, 3/4, 1/8, ...), of
-    which every prefix is spread evenly.
+    The group follows the van der Corput sequence (0, 1/2, 1/4, 3/4, 1/8, ...): every prefix of
+    that sequence is spread evenly.
     """
-    place, step = 0.0, 0.5
-    rest = partition
-    while rest:
-        place += step * (rest & 1)
-        rest >>= 1
+    fraction, step = 0.0, 0.5
+    bits = partition
+    while bits:
+        fraction += step * (bits & 1)
+        bits >>= 1
         step /= 2
-    return _salted(partition, int(place * max_parallelism), max_parallelism)
+    return _salted(partition, int(fraction * max_parallelism), max_parallelism)
 
 
 def _salted(slot: int, group: int, max_parallelism: int) -> bytes:
+    """The key of `slot` with the smallest salt that puts it into `group`."""
     salt = 0
     while key_group(_KEY.pack(slot, salt), max_parallelism) != group:
         salt += 1
@@ -52,14 +53,14 @@ def _salted(slot: int, group: int, max_parallelism: int) -> bytes:
 
 
 def slot_of(key: bytes) -> int:
-    """The shard or partition that a key stands for."""
-    return _KEY.unpack(key)[0]
+    """The shard or partition that a key identifies."""
+    return int(_KEY.unpack(key)[0])
 
 
 def key_group(key: bytes, max_parallelism: int) -> int:
-    """The key group that portable Flink (Beam 2.70, Flink 1.19) gives to a key of bytes.
+    """The key group that portable Flink (Beam 2.70, Flink 1.19) assigns to a key of bytes.
 
-    Beam hashes the encoded key, a length and the bytes, with Guava's `murmur3_128`
+    Beam hashes the encoded key, its length and its bytes, with Guava's `murmur3_128`
     (`FlinkKey.hashCode`); Flink mixes that once more and takes it modulo
     `max_parallelism` (`KeyGroupRangeAssignment`).
     """
@@ -69,7 +70,7 @@ def key_group(key: bytes, max_parallelism: int) -> int:
 
 
 def _murmur3_128(data: bytes) -> int:
-    """The low 32 bits of MurmurHash3 x64 128, for less than one block of data."""
+    """The low 32 bits of MurmurHash3 x64 128, for less than 16 bytes of data."""
     block = data.ljust(16, b"\0")
     k1, k2 = int.from_bytes(block[:8], "little"), int.from_bytes(block[8:], "little")
     h1 = _rotate(k1 * _C1 & _U64, 31, 64) * _C2 & _U64

@@ -1,9 +1,11 @@
-"""The state cells of a shard as Beam knows them, and how a method asks for all of them.
+"""The Beam state cells of a shard, and a decorator that hands them to a method.
 
-Beam hands a method one argument per cell, found in its signature. A shard has many, so a
-method asks for `cells`, and Beam is shown a signature with all of them. Names are part of
-the state: they are never changed.
+Beam passes one argument per state cell, as declared in the method's signature. A shard has 31
+cells, so a method declares one argument `cells`, and the decorator shows Beam a signature with all
+of them. Ids are a contract with every checkpoint and savepoint: they are never changed.
 """
+
+from __future__ import annotations
 
 import functools
 import inspect
@@ -16,45 +18,75 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 
 from streamgauge.models.state.cells import Cells
 
-#: A cell is read in one piece, which is in the TaskManager's heap twice: these are so many that
-#: a shard of half a million entities of 3 kB fits into the heap of our clusters, 736 MB: 190 MB
-#: in each of a generation's eight cells, 210 MB in one of the log (`models.state.log`). More
-#: would cost each bundle: 3 µs per cell and shard.
-SNAPSHOT_CELLS = 2 * 8
-LOG_CELLS = 12
+EPOCH_ID = "epoch"
+# A runner reads a cell in one piece; Flink holds it in the TaskManager's heap twice. With these
+# numbers of cells a shard of half a million entities of 3 kB fits into 736 MB of heap, that of the
+# local cluster: 190 MB in each of a generation's eight snapshot cells, 210 MB in a log cell
+# (`models.state.log`). More cells would cost each bundle 3 µs per cell and shard.
+SNAPSHOT_IDS = (
+    "snapshot-0", "snapshot-1", "snapshot-2", "snapshot-3",
+    "snapshot-4", "snapshot-5", "snapshot-6", "snapshot-7",
+    "snapshot-8", "snapshot-9", "snapshot-10", "snapshot-11",
+    "snapshot-12", "snapshot-13", "snapshot-14", "snapshot-15",
+)  # fmt: skip
+LOG_IDS = (
+    "log-0", "log-1", "log-2", "log-3", "log-4", "log-5",
+    "log-6", "log-7", "log-8", "log-9", "log-10", "log-11",
+)  # fmt: skip
+HELD_ID = "held"
+DRIFT_ID = "drift"
 
-_EPOCH = ReadModifyWriteStateSpec("epoch", BytesCoder())
-_SNAPSHOT = [BagStateSpec(f"snapshot-{i}", BytesCoder()) for i in range(SNAPSHOT_CELLS)]
-_LOG = [BagStateSpec(f"log-{i}", BytesCoder()) for i in range(LOG_CELLS)]
-_HELD = BagStateSpec("held", BytesCoder())
-_DRIFT = ReadModifyWriteStateSpec("drift", BytesCoder())
-_SPECS: dict[str, StateSpec] = {
-    f"cell_{at}": spec for at, spec in enumerate((_EPOCH, *_SNAPSHOT, *_LOG, _HELD, _DRIFT))
-}
+SNAPSHOT_CELLS, LOG_CELLS = len(SNAPSHOT_IDS), len(LOG_IDS)
+
+_SPECS: tuple[StateSpec, ...] = (
+    ReadModifyWriteStateSpec(EPOCH_ID, BytesCoder()),
+    *(BagStateSpec(name, BytesCoder()) for name in SNAPSHOT_IDS),
+    *(BagStateSpec(name, BytesCoder()) for name in LOG_IDS),
+    BagStateSpec(HELD_ID, BytesCoder()),
+    ReadModifyWriteStateSpec(DRIFT_ID, BytesCoder()),
+)
+#: Parameter of the shown signature -> the state cell that Beam passes for it.
+_PARAMETERS = {f"cell_{index}": spec for index, spec in enumerate(_SPECS)}
 
 
 def cells_of(epoch: Any, *others: Any) -> Cells:
-    """Sort the cells that Beam handed over, in the order of their specifications."""
+    """The cells that Beam passed, in the order of `_SPECS`, as one object."""
     *bags, held, drift = others
-    return Cells(epoch, tuple(bags[:SNAPSHOT_CELLS]), tuple(bags[SNAPSHOT_CELLS:]), held, drift)
+    return Cells(
+        epoch=epoch,
+        snapshot=tuple(bags[:SNAPSHOT_CELLS]),
+        log=tuple(bags[SNAPSHOT_CELLS:]),
+        held=held,
+        drift=drift,
+    )
 
 
 def with_cells(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `method` of a DoFn take the shard's `cells` as its last argument, by name."""
+    """Let `method` of a DoFn declare the keyword argument `cells` for the shard's state cells."""
 
     @functools.wraps(method)
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # Beam passes arguments of `process` by place and those of timers by name.
-        named = [kwargs.pop(name) for name in _SPECS if name in kwargs]
-        own = args if named else args[: -len(_SPECS)]
-        return method(self, *own, **kwargs, cells=cells_of(*(named or args[-len(_SPECS) :])))
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # Beam 2.70 passes state to `process` by position and to timer callbacks by keyword.
+        by_name = [kwargs.pop(name) for name in _PARAMETERS if name in kwargs]
+        if by_name:
+            return method(self, *args, **kwargs, cells=cells_of(*by_name))
+        declared, passed = args[: -len(_SPECS)], args[-len(_SPECS) :]
+        return method(self, *declared, **kwargs, cells=cells_of(*passed))
 
-    shown = inspect.signature(method)
-    kept = [one for name, one in shown.parameters.items() if name != "cells"]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    added = [
-        inspect.Parameter(name, kind, default=beam.DoFn.StateParam(spec))
-        for name, spec in _SPECS.items()
+    wrapper.__signature__ = _signature_for_beam(method)  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _signature_for_beam(method: Callable[..., Any]) -> inspect.Signature:
+    """The signature of `method` with one parameter per state cell in place of `cells`."""
+    signature = inspect.signature(method)
+    declared = [p for name, p in signature.parameters.items() if name != "cells"]
+    states = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=beam.DoFn.StateParam(spec),
+        )
+        for name, spec in _PARAMETERS.items()
     ]
-    called.__signature__ = shown.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
-    return called
+    return signature.replace(parameters=[*declared, *states])

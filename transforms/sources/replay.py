@@ -1,37 +1,28 @@
-"""Reads a bounded range of telemetry: the same blocks as live, without timers.
+"""Reads a bounded range of a telemetry topic: the same blocks as live, without timers.
 
-A range comes from Kafka offsets, one element per partition, read from start to end in
-one go, so the chain ends can live in a local variable; or from an archive of blocks.
+There is one element per partition. It is read from start to end in one call, so the chain ends
+are a local variable.
 """
 
-import struct
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import msgspec
-import numpy as np
-import pyarrow as pa
 from apache_beam.typehints import with_output_types
 
-from streamgauge.models.blocks.block import NOTHING_BEFORE, Block, encode_block
-from streamgauge.models.blocks.chain import cut, new_ends
+from streamgauge.models.blocks.block import Block
+from streamgauge.models.blocks.chain import new_ends
 from streamgauge.models.blocks.position import Position
 from streamgauge.models.events.decoder import Decoder
-from streamgauge.models.events.series import Series
 from streamgauge.models.events.validation import Message
-from streamgauge.transforms.kafka.client import PartitionReader
-from streamgauge.transforms.runner.keys import shard_keys
-from streamgauge.transforms.sources.live import DEAD_LETTERS, Source
+from streamgauge.transforms.sources.source import DEAD_LETTERS, Source
 
-# A replay waits this long for the next message of a range the broker says it has.
+# The longest wait for the next message of a range that the broker announces, seconds.
 STALLED_S_MAX = 60.0
 READ_WAIT_S = 0.5
 BLOCK_BYTES = 1 << 21
-SERIES_BLOCK_EVENTS = 4_096
-_PAIR = struct.Struct("<II")
 
 
 class Range(msgspec.Struct, frozen=True, array_like=True):
@@ -42,13 +33,13 @@ class Range(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
-class ReplayTopic(beam.PTransform):
-    """Blocks of given ranges of a Kafka topic, keyed by shard; dead letters under a tag."""
+class ReplayTopic(beam.PTransform[Any, Any]):
+    """Blocks of ranges of a Kafka topic, keyed by shard; dead letters under `DEAD_LETTERS`."""
 
     def __init__(self, source: Source, ranges: Sequence[Range]) -> None:
         super().__init__()
         self._source = source
-        self._ranges = [msgspec.msgpack.encode(r) for r in ranges]
+        self._ranges = [msgspec.msgpack.encode(offsets) for offsets in ranges]
 
     def expand(self, root: Any) -> Any:
         outputs = (
@@ -72,112 +63,43 @@ class ReadRanges(beam.DoFn):
         self._decoder = Decoder(self._source.schema, self._source.limits)
 
     def process(self, element: bytes) -> Iterator[Any]:
-        given, source = msgspec.msgpack.decode(element, type=Range), self._source
-        position = Position(given.start, new_ends(source.shards))
-        for messages, end in read_messages(source, given):
-            yield from source.decode_and_cut(
-                self._decoder, given.partition, (messages, end), position
-            )
+        offsets, source = msgspec.msgpack.decode(element, type=Range), self._source
+        position = Position(offsets.start, new_ends(source.shards))
+        for read in read_messages(source, offsets):
+            yield from source.decode_and_cut(self._decoder, offsets.partition, read, position)
 
 
-def read_messages(source: Source, given: Range) -> Iterator[tuple[list[Message], int]]:
+def read_messages(source: Source, offsets: Range) -> Iterator[tuple[list[Message], int]]:
     """Messages of a range in portions, each with the offset after it.
 
     Raises:
-        TimeoutError: the broker has the range by its own word but does not send it.
+        TimeoutError: the broker announces the range but does not send it.
     """
-    reader = PartitionReader(source.access, source.group, source.topic, given.partition)
-    following = given.start
+    reader = source.reader(offsets.partition)
+    following = offsets.start
     deadline = time.monotonic() + STALLED_S_MAX
     try:
-        while following < given.end:
-            left = given.end - following
+        while following < offsets.end:
+            left = offsets.end - following
             messages, end = reader.read(following, BLOCK_BYTES, READ_WAIT_S, left)
-            inside = [message for message in messages if message.offset < given.end]
+            inside = [message for message in messages if message.offset < offsets.end]
             if inside:
-                following = min(end, given.end)
+                following = min(end, offsets.end)
                 deadline = time.monotonic() + STALLED_S_MAX
                 yield inside, following
-            elif messages:
-                return  # only holes were left of the range
-            elif reader.position() >= given.end:
-                return  # likewise, at the end of the log
+            elif messages or reader.position() >= offsets.end:
+                return  # the rest of the range has no messages
             elif time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"topic {source.topic}, partition {given.partition}: offset {following} of "
-                    f"a range up to {given.end} did not come within {STALLED_S_MAX:.0f} s"
+                    f"topic {source.topic}, partition {offsets.partition}: offset {following} of "
+                    f"a range up to {offsets.end} did not come within {STALLED_S_MAX:.0f} s"
                 )
     finally:
         reader.close()
 
 
-def read_range(source: Source, given: Range) -> Iterator[Block]:
-    """Blocks of the well-formed events of a range, uncut."""
+def read_range(source: Source, offsets: Range) -> Iterator[Block]:
+    """Blocks of the well-formed events of a range, not cut into shards."""
     decoder = Decoder(source.schema, source.limits)
-    for messages, end in read_messages(source, given):
-        yield decoder.decode(given.partition, messages, messages[0].offset, end)[0]
-
-
-class ReplayArchive(beam.PTransform):
-    """Blocks that `write_archive` laid down, keyed by shard; no broker needed."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-
-    def expand(self, root: Any) -> Any:
-        outputs = (
-            root
-            | "Archive" >> beam.Create([self._path.encode()]).with_output_types(bytes)
-            | "ReadArchive" >> beam.ParDo(ReadArchive()).with_outputs(DEAD_LETTERS, main="blocks")
-        )
-        outputs[DEAD_LETTERS].element_type = bytes
-        return outputs
-
-
-@with_output_types(tuple[bytes, bytes])
-class ReadArchive(beam.DoFn):
-    """Reads (shard key, block) pairs in the order in which they were written."""
-
-    def process(self, element: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with open(element.decode(), "rb") as archive:
-            while head := archive.read(_PAIR.size):
-                key_size, block_size = _PAIR.unpack(head)
-                yield archive.read(key_size), archive.read(block_size)
-
-
-def write_archive(path: Path, series: Sequence[Series], shards: int, max_parallelism: int) -> None:
-    """Write series of a data set as the blocks of one partition.
-
-    Their events are put in time order, as they would lie on a topic: so entities share
-    groups, and an event's offset is its place in that order.
-    """
-    ends, keys = new_ends(shards), shard_keys(shards, max_parallelism)
-    with path.open("wb") as archive:
-        for block in series_blocks(series):
-            for shard, piece in cut(block, ends, "entity"):
-                data = encode_block(piece)
-                archive.write(_PAIR.pack(len(keys[shard]), len(data)) + keys[shard] + data)
-
-
-def series_blocks(series: Sequence[Series]) -> Iterator[Block]:
-    """All events of `series` in time order as blocks of partition 0."""
-    time_us = np.concatenate([one.event_time_us for one in series])
-    values = np.concatenate([one.values for one in series]).astype(np.float32, copy=False)
-    which = np.repeat(np.arange(len(series)), [len(one.event_time_us) for one in series])
-    names = pa.array([one.entity_id for one in series], pa.string())
-    order = np.argsort(time_us, kind="stable")
-    for first in range(0, len(order), SERIES_BLOCK_EVENTS):
-        events = order[first : first + SERIES_BLOCK_EVENTS]
-        end = first + len(events)
-        yield Block(
-            0,
-            first,
-            end,
-            NOTHING_BEFORE,
-            np.arange(first, end, dtype=np.int64),
-            np.zeros(len(events), np.int32),
-            time_us[events],
-            names.take(pa.array(which[events])),
-            values[events],
-        )
+    for messages, end in read_messages(source, offsets):
+        yield decoder.decode(offsets.partition, messages, messages[0].offset, end)[0]

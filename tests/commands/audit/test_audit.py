@@ -14,13 +14,15 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import Block
 from streamgauge.models.blocks.chain import cut, new_ends
+from streamgauge.models.scoring.policy import ScoringPolicy
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline.audit.audit import _is_older
 from streamgauge.pipeline.audit.report import AuditReport, EntityAudit, compare
 from streamgauge.pipeline.audit.rescore import Rescorer
-from streamgauge.pipeline.audit.score_log import SCORE, Sample
+from streamgauge.pipeline.audit.score_log import Sample
 from streamgauge.pipeline.config import Scoring
+from streamgauge.transforms.messages.scores import SCORE_BITS
 from streamgauge.transforms.sources.replay import Range
 
 EVENTS = 8
@@ -35,7 +37,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def scores(events: int = EVENTS, seed: int = 0) -> np.ndarray:
     """Scores of one event per offset from 10 on."""
     rng = np.random.default_rng(seed)
-    made = np.zeros(events, SCORE)
+    made = np.zeros(events, SCORE_BITS)
     made["partition"], made["offset"] = 3, 10 + np.arange(events)
     made["event_time_us"] = 1_700_000_000_000_000 + made["offset"]
     for name in ("score", "rarity_1_in_n"):
@@ -86,7 +88,7 @@ def test_a_hole_is_missing_and_what_lies_past_the_last_score_is_waiting() -> Non
 
 
 def test_an_entity_without_any_score_is_missing_where_its_chain_has_gone_on() -> None:
-    nothing = np.empty(0, SCORE)
+    nothing = np.empty(0, SCORE_BITS)
     assert compare("a", scores(), nothing, reached=13).missing == 4
     assert compare("a", scores(), nothing, reached=-1).waiting == 8
 
@@ -104,7 +106,7 @@ def test_a_score_of_an_event_that_the_log_does_not_have_differs() -> None:
     one = compare("a", scores()[:7], scores(), FAR)
     assert one.differing == 1
     assert one.first_fault == "First: a, 3/17/0, has a score but is not an event of the log"
-    assert compare("a", np.empty(0, SCORE), scores(2), FAR).differing == 2
+    assert compare("a", np.empty(0, SCORE_BITS), scores(2), FAR).differing == 2
 
 
 def test_scores_older_than_the_scores_topic_are_not_missing() -> None:
@@ -130,7 +132,7 @@ def test_an_entity_is_older_than_the_log_by_its_first_score() -> None:
         (Range(3, 11, 99), scores(), True, True),
         (Range(3, 10, 99), scores(), False, True),  # older scores are gone: who knows
         (Range(3, 10, 99), warming, False, False),  # but this one was surely new
-        (Range(3, 10, 99), np.empty(0, SCORE), True, False),
+        (Range(3, 10, 99), np.empty(0, SCORE_BITS), True, False),
     ):
         assert _is_older(found, given, is_whole) is expected, (given, is_whole)
 
@@ -220,14 +222,15 @@ def crowd(events: int, seed: int) -> Block:
 def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entities_start_anew(
     artifact: Artifact, routing: str, late: str
 ) -> None:
-    scoring = Scoring(late=late, entity_ttl_s=3_600, warmup_events=5, shards=3)
+    policy = ScoringPolicy(late=late, entity_ttl_s=3_600, warmup_events=5)
+    scoring = Scoring(policy, shards=3)
     block = crowd(2_000, 1)
     sample = ["e1", "e7", "e20", "e33"]
     cuts = np.split(np.arange(len(block)), [10, 500, 501, 1_400])
     pieces = [block.take(part, -1) for part in cuts]
 
     expected: dict[str, list[bytes]] = {}
-    scorer, tables, ends = Scorer(artifact, scoring, AlertPolicy()), {}, new_ends(3)
+    scorer, tables, ends = Scorer(artifact, policy, AlertPolicy()), {}, new_ends(3)
     restarts = 0
     for shard, one in cut(block, ends, routing):
         table = tables.setdefault(shard, EntityTable(scorer.layout))

@@ -29,6 +29,15 @@ from streamgauge.pipeline.config import from_dict, load, parse_start
         ({"artifact": "a", "alerts": {"cooldown_s": -1}}, "cooldown_s must be 0 to 2592000"),
         ({"artifact": "a", "alerts": None}, "alerts: expected `object`, got `null`"),
         ({"artifact": "a", "scoring": {"shards": 0}}, "scoring.shards: must be at least 1; got 0"),
+        (
+            {"artifact": "a", "scoring": {"held_blocks_max": 0}},
+            "held_blocks_max must be >= 1; got 0",
+        ),
+        ({"artifact": "a", "scoring": {"late": "never"}}, "scoring: late must be one of"),
+        ({"artifact": "a", "scoring": {"late": 1}}, "scoring.late: expected `str`, got `int`"),
+        ({"artifact": "a", "scoring": {"policy": {}}}, "scoring.policy: unknown key"),
+        ({"artifact": "a", "scoring": {"lat": 1}}, "scoring.lat: unknown key; did you mean 'late'"),
+        ({"artifact": "a", "state": {"on_damage": "x"}}, "state: on_damage must be one of"),
         ({"artifact": "a", "input": {"start": "noon"}}, "got 'noon'"),
         ({"artifact": "a", "input": {"routing": "x"}}, "input.routing: must be one of entity, p"),
         ({"artifact": "a", "input": {"topic": "anomaly.alerts.v1"}}, "must not be an output topic"),
@@ -66,7 +75,7 @@ def test_overrides_come_after_the_file(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("artifact: model\nalerts: {per_entity_day: 2}\n")
     config = load(path, ["alerts.per_entity_day=4", "input.topic=other", "scores.topic=null"])
-    assert (config.alerts.per_entity_day, config.input.topic, config.scores.topic) == (
+    assert (config.alerts.policy.per_entity_day, config.input.topic, config.scores.topic) == (
         4,
         "other",
         None,

@@ -87,10 +87,10 @@ def artifact(data, tmp_path_factory) -> Path:
         out,
         made.forecaster,
         calibration.fit(np.concatenate(scores)),
-        thresholds.fit(known, times),
-        made.drift_reference,
-        made.washout_events,
-        {},
+        thresholds=thresholds.fit(known, times),
+        drift_reference=made.drift_reference,
+        washout_events=made.washout_events,
+        training={},
     )
     return out
 

@@ -13,8 +13,9 @@ from streamgauge.models.blocks.block import ERASURE, encode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.events.decoder import Decoder
 from streamgauge.models.events.validation import Message
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 
 NOW = 1_700_000_000_000_000
 

@@ -19,7 +19,7 @@ from streamgauge.pipeline.replay.runner import run_in_process
 from streamgauge.transforms.runner.keys import shard_keys
 from streamgauge.transforms.runner.state_cells import LOG_CELLS, SNAPSHOT_CELLS
 from streamgauge.transforms.score import ScoreBlocks
-from streamgauge.transforms.sources.replay import ReplayArchive, write_archive
+from streamgauge.transforms.sources.archive import ReplayArchive, write_archive
 
 EVENTS, HALF, SHARDS = 300, 130, 3
 NAMES = ("a", "b", "c", "d", "known-0")

@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgauge.models.alerts import budget
-from streamgauge.models.alerts.budget import (
-    DAY_US,
-    BudgetSpec,
-    Start,
-    first_threshold,
-    messages,
-    start_of,
-)
+from streamgauge.models.alerts.budget import DAY_US, Start, first_threshold, messages, start_of
+from streamgauge.models.alerts.policy import BudgetSpec
 from streamgauge.models.errors import ConfigError
 
 HOUR_US = DAY_US // 24
@@ -23,17 +17,17 @@ def hourly(count: int) -> np.ndarray:
     return (HOUR_US * np.arange(1, count + 1, dtype=np.int64))[:, None]
 
 
-def sent(score, times=None, spec=None, start=None, may_tell=None) -> np.ndarray:
+def sent(score, times=None, spec=None, start=None, may_send=None) -> np.ndarray:
     """Rows at which one entity sends."""
     score = np.asarray(score, float)[:, None]
-    told = messages(
+    is_sent = messages(
         score,
         hourly(len(score)) if times is None else np.asarray(times, np.int64)[:, None],
         spec or BudgetSpec(cooldown_s=0.0),
-        start or Start(1.0, 0.0, 0.0),
-        None if may_tell is None else np.asarray(may_tell)[:, None],
+        start=start or Start(1.0, 0.0, 0.0),
+        may_send=None if may_send is None else np.asarray(may_send)[:, None],
     )
-    return np.flatnonzero(told[:, 0])
+    return np.flatnonzero(is_sent[:, 0])
 
 
 STREAMS = st.lists(
@@ -69,16 +63,16 @@ def unpacked(stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @given(STREAMS, SPECS, STARTS)
 def test_no_stream_gets_more_messages_than_the_budget_and_the_start(stream, spec, start):
     score, times, allowed = unpacked(stream)
-    told = np.cumsum(messages(score, times, spec, start, allowed)[:, 0])
+    sent_so_far = np.cumsum(messages(score, times, spec, start=start, may_send=allowed)[:, 0])
     days = (times[:, 0] - times[0, 0]) / DAY_US
-    assert (told <= spec.per_day * (days + budget.CREDIT_DAYS) + 1e-6).all()
+    assert (sent_so_far <= spec.per_day * (days + budget.CREDIT_DAYS) + 1e-6).all()
 
 
 @settings(max_examples=150, deadline=None)
 @given(STREAMS, SPECS, STARTS)
 def test_no_window_gets_more_messages_than_may_be_saved_up(stream, spec, start):
     score, times, allowed = unpacked(stream)
-    at = times[messages(score, times, spec, start, allowed)[:, 0], 0]
+    at = times[messages(score, times, spec, start=start, may_send=allowed)[:, 0], 0]
     for first in range(len(at)):
         days = (at[first:] - at[first]) / DAY_US
         most = spec.per_day * (days + budget.CREDIT_DAYS_MAX) + 1
@@ -91,11 +85,11 @@ def test_due_messages_are_bounded_without_any_credit(stream, spec, start):
     score, times, _ = unpacked(stream)
     rows = np.zeros(1, budget.ROW)
     budget.fill_new(rows, spec, start)
-    due, terms = 0, budget.BudgetParams.of(spec)
+    due, params = 0, budget.BudgetParams.of(spec)
     for one, time in zip(score, times, strict=True):
         rows["credit"] = 1e9
-        given = (one[0], time[0], True, terms, start.threshold_rate, start.floor)
-        due += budget.decide(rows[0], *given)[0]
+        given = (one[0], time[0], True, params, start.threshold_rate, start.floor)
+        due += budget.charge(rows[0], *given)[0]
         days = (time[0] - times[0, 0]) / DAY_US
         reach = max(float(score.max()) - start.log_threshold, 0.0)
         # The controller's own guarantee: messages <= B T + B / eta * reach + 1.
@@ -108,12 +102,12 @@ def test_entities_do_not_share_a_budget(one, two, spec):
     start = Start(np.array([0.5, 1.5]), np.array([0.3, 0.6]), np.array([0.0, 0.2]))
     columns = [unpacked(stream[: min(len(one), len(two))]) for stream in (one, two)]
     score, times, allowed = (np.hstack(parts) for parts in zip(*columns, strict=True))
-    together = messages(score, times, spec, start, allowed)
+    together = messages(score, times, spec, start=start, may_send=allowed)
     for i in range(2):
         own = Start(
             *(value[i] for value in (start.log_threshold, start.threshold_rate, start.floor))
         )
-        alone = messages(*columns[i][:2], spec, own, columns[i][2])
+        alone = messages(*columns[i][:2], spec, start=own, may_send=columns[i][2])
         np.testing.assert_array_equal(together[:, i], alone[:, 0])
 
 
@@ -122,11 +116,13 @@ def test_a_message_raises_the_threshold_and_time_lowers_it():
     rows = np.zeros(1, budget.ROW)
     spec = BudgetSpec(per_day=2.0, cooldown_s=0.0)
     budget.fill_new(rows, spec, start)
-    terms = budget.BudgetParams.of(spec)
-    assert budget.decide(rows[0], 1.1, DAY_US, True, terms, start.threshold_rate, start.floor)[1]
+    params = budget.BudgetParams.of(spec)
+    assert budget.charge(rows[0], 1.1, DAY_US, True, params, start.threshold_rate, start.floor)[1]
     assert rows["log_threshold"][0] == 1.25
     later = DAY_US * 3 // 2
-    assert not budget.decide(rows[0], 1.1, later, True, terms, start.threshold_rate, start.floor)[1]
+    assert not budget.charge(rows[0], 1.1, later, True, params, start.threshold_rate, start.floor)[
+        1
+    ]
     assert rows["log_threshold"][0] == 1.0
 
 
@@ -135,8 +131,8 @@ def test_the_threshold_stops_at_its_floor():
     spec, start = BudgetSpec(), Start(1.0, 0.5, 0.8)
     budget.fill_new(rows, spec, start)
     for day in (1, 30):
-        terms = budget.BudgetParams.of(spec)
-        budget.decide(rows[0], 0.0, day * DAY_US, True, terms, start.threshold_rate, start.floor)
+        params = budget.BudgetParams.of(spec)
+        budget.charge(rows[0], 0.0, day * DAY_US, True, params, start.threshold_rate, start.floor)
     assert rows["log_threshold"][0] == 0.8
 
 
@@ -170,10 +166,10 @@ def test_a_quiet_year_saves_up_a_week():
 
 
 def test_warming_entities_say_nothing_and_keep_their_threshold():
-    may_tell = [False] * 3 + [True] * 2
+    may_send = [False] * 3 + [True] * 2
     start = Start(1.0, 24.0, 0.0)
-    assert sent([2.0] * 5, start=start, may_tell=may_tell).tolist() == [3]
-    assert sent([0.9] * 5, start=start, may_tell=may_tell).tolist() == [4]
+    assert sent([2.0] * 5, start=start, may_send=may_send).tolist() == [3]
+    assert sent([0.9] * 5, start=start, may_send=may_send).tolist() == [4]
 
 
 def test_a_score_that_is_no_number_and_a_clock_that_goes_back_send_nothing_more():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamgauge.models.alerts import calibration
-from streamgauge.models.alerts.calibration import ONCE_IN_MAX, Calibration
+from streamgauge.models.alerts.calibration import RARITY_MAX, Calibration
 from streamgauge.models.errors import ArtifactError, TrainingError
 
 
@@ -28,22 +28,22 @@ def test_heavy_tail_is_recognised():
     assert calibration.fit(pareto).tail_shape == pytest.approx(0.25, abs=0.06)
 
 
-def test_once_in_is_monotone_finite_and_bounded(exponential):
+def test_rarity_is_monotone_finite_and_bounded(exponential):
     scores = np.concatenate([np.linspace(-5, 50, 5_000), [1e6, 1e30, np.inf]])
-    found = exponential.rarity_1_in_n(scores)
-    assert found.dtype == np.float32
-    assert np.isfinite(found).all()
-    assert (np.diff(found) >= 0).all()
-    assert (found[0], found[-1]) == (1.0, np.float32(ONCE_IN_MAX))
+    rarity = exponential.rarity_1_in_n(scores)
+    assert rarity.dtype == np.float32
+    assert np.isfinite(rarity).all()
+    assert (np.diff(rarity) >= 0).all()
+    assert (rarity[0], rarity[-1]) == (1.0, np.float32(RARITY_MAX))
 
 
 def test_score_that_is_not_a_number_is_the_rarest(exponential):
-    assert exponential.rarity_1_in_n(np.array([np.nan]))[0] == np.float32(ONCE_IN_MAX)
+    assert exponential.rarity_1_in_n(np.array([np.nan]))[0] == np.float32(RARITY_MAX)
 
 
 @pytest.mark.parametrize("rarity_1_in_n", [2.0, 30.0, 49.0, 51.0, 1e3, 1e6])
 @pytest.mark.parametrize("shape", [0.0, 0.3])
-def test_threshold_is_the_inverse_of_once_in(exponential, rarity_1_in_n, shape):
+def test_threshold_is_the_inverse_of_rarity(exponential, rarity_1_in_n, shape):
     arrays = exponential.to_arrays()
     arrays["calibration.tail"] = np.array([*arrays["calibration.tail"]])
     arrays["calibration.tail"][2] = shape
@@ -62,7 +62,7 @@ def test_arrays_round_trip(exponential):
 def test_constant_scores_can_be_calibrated():
     one = calibration.fit(np.ones(1_000))
     assert one.rarity_1_in_n(np.array([0.9]))[0] == 1.0
-    assert one.rarity_1_in_n(np.array([2.0]))[0] == np.float32(ONCE_IN_MAX)
+    assert one.rarity_1_in_n(np.array([2.0]))[0] == np.float32(RARITY_MAX)
 
 
 def test_too_few_scores_are_refused():

@@ -1,4 +1,4 @@
-"""Alerts by value: what is told, what stops learning, and how an alert ends."""
+"""Alerts by value: which events send messages, which stop learning, and how an alert ends."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from hypothesis import strategies as st
 
 from streamgauge.models.alerts import calibration
 from streamgauge.models.alerts.budget import CREDIT_DAYS, CREDIT_DAYS_MAX, DAY_US
-from streamgauge.models.alerts.decision import AlertRules, fill_new, judge, may_learn
-from streamgauge.models.alerts.policy import (
-    ANOMALOUS,
-    BASELINE_ACCEPTED,
+from streamgauge.models.alerts.decision import (
     CALM_EVENTS,
-    CLOSED,
-    NORMAL,
-    OPENED,
-    UPDATED,
-    WARMING,
-    AlertPolicy,
+    AlertAction,
+    AlertRules,
+    EventAddress,
+    complete,
+    decide,
+    fill_new,
+    may_learn,
 )
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.alerts.thresholds import PER_DAY, Thresholds
+from streamgauge.models.blocks.scored_block import ANOMALOUS, NORMAL, WARMING
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.state.entity_row import HEAD
 
 MINUTE_US = 60_000_000
-HIGH, MILD, LOW = 100.0, 1.31, 0.5  # a surprise, above the threshold only, neither
+HIGH, MILD, LOW = 100.0, 1.31, 0.5  # a rare event, above the threshold only, neither
 POLICY = AlertPolicy(per_entity_day=2.0, cooldown_s=1_800, new_normal_after=50)
-BITS = {
-    "opened": OPENED,
-    "updated": UPDATED,
-    "closed": CLOSED,
-    "baseline_accepted": BASELINE_ACCEPTED,
+ACTIONS = {
+    "opened": AlertAction.OPENED,
+    "updated": AlertAction.UPDATED,
+    "closed": AlertAction.CLOSED,
+    "baseline_accepted": AlertAction.BASELINE_ACCEPTED,
 }
 
 
@@ -43,13 +43,13 @@ def fitted():
 
 
 def thresholds(log_threshold: float = 1.3, deviation: float = 0.2) -> Thresholds:
-    """For a fleet of none: an entity starts at score `theta`."""
+    """Thresholds without known entities: an entity starts at this score."""
     levels = np.full((1, len(PER_DAY)), np.log(log_threshold))
     return Thresholds(levels, np.array([deviation]), np.array([np.log(0.9)]))
 
 
 class Played:
-    """What became of one entity's events, a minute apart."""
+    """The decisions on the events of one entity, a minute apart."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Played:
         self.verdicts: list[int] = []
         self.learned: list[bool] = []
         self.thresholds: list[float] = []
-        self.at: dict[str, list[int]] = {name: [] for name in BITS}
+        self.at: dict[str, list[int]] = {name: [] for name in ACTIONS}
         rules = AlertRules.of(policy, fitted, thresholds(log_threshold))
         fill_new(self.rows, policy, rules)
         row = self.rows[0]
@@ -73,16 +73,14 @@ class Played:
         for i, (score, change) in enumerate(zip(scores, changes, strict=True)):
             self.learned.append(may_learn(row, i in warming))
             row["event_count"] += 1
-            said = (np.float32(score), np.float32(change), i in warming, (i + 1) * step_us)
-            verdict, told, log_threshold = judge(row, *said, rules)
+            event = EventAddress(0, i, 0, (i + 1) * step_us)
+            scored = (np.float32(score), np.float32(change), i in warming)
+            verdict, action, log_threshold = decide(row, *scored, event, rules)
             self.verdicts.append(verdict)
             self.thresholds.append(float(np.exp(log_threshold)))
-            for name, bit in BITS.items():
-                self.at[name] += [i] if told & bit else []
-            if told & CLOSED:
-                row["alert_events"] = 0
-            if told & BASELINE_ACCEPTED:
-                row["calm_events_left"] = row["stationary_events"] = 0
+            for name, flag in ACTIONS.items():
+                self.at[name] += [i] if action & flag else []
+            complete(row, action)
 
 
 def test_a_score_above_the_threshold_opens_at_once(fitted):
@@ -103,7 +101,7 @@ def test_a_mild_alert_lasts_until_the_cooldown_is_over_and_stops_no_learning(fit
     assert all(played.learned)
 
 
-def test_learning_stops_behind_a_surprise_and_begins_behind_ten_calm_events(fitted):
+def test_learning_stops_after_a_rare_event_and_resumes_after_ten_calm_ones(fitted):
     played = Played(fitted, [LOW, HIGH] + [LOW] * 15)
     assert played.learned == [True, True] + [False] * CALM_EVENTS + [True] * 5
 
@@ -122,7 +120,7 @@ def test_a_warming_entity_says_nothing_and_learns_whatever_comes(fitted):
     assert played.learned == [True] * 5 + [False]
 
 
-def test_a_lasting_failure_is_told_again_and_pays_again(fitted):
+def test_a_lasting_failure_sends_updates_and_is_charged_for_each(fitted):
     erratic = np.r_[np.ones(50), np.full(600, 9.0)]
     scores = [LOW] * 50 + list(10.0 ** np.arange(1, 601).clip(max=37))
     policy = AlertPolicy(per_entity_day=2.0, cooldown_s=1_800, new_normal_after=0)
@@ -133,7 +131,7 @@ def test_a_lasting_failure_is_told_again_and_pays_again(fitted):
     assert played.rows["credit"][0] < 1
 
 
-def test_what_has_settled_is_not_told_again(fitted):
+def test_a_stationary_entity_sends_no_update(fitted):
     changes = np.r_[np.ones(50), 9.0, np.ones(120)]
     scores = [LOW] * 50 + [HIGH] * 121
     policy = AlertPolicy(per_entity_day=2.0, cooldown_s=1_800, new_normal_after=0)
@@ -141,7 +139,7 @@ def test_what_has_settled_is_not_told_again(fitted):
     assert (played.at["opened"], played.at["updated"]) == ([50], [])
 
 
-def test_what_has_settled_does_not_raise_the_threshold(fitted):
+def test_a_stationary_entity_does_not_raise_the_threshold(fitted):
     policy = AlertPolicy(per_entity_day=2.0, cooldown_s=1_800, new_normal_after=0)
     raised = Played(fitted, [LOW] * 50 + [HIGH] * 121, policy).thresholds
     assert raised[-1] == raised[60] > raised[49]
@@ -152,25 +150,25 @@ def test_an_alert_does_not_close_while_its_score_would_open_another(fitted):
     assert (played.at["opened"], played.at["closed"]) == ([50], [153])
 
 
-def test_what_has_settled_is_told_again_when_it_becomes_much_worse(fitted):
+def test_a_stationary_entity_sends_an_update_if_it_becomes_much_worse(fitted):
     scores = np.r_[[LOW] * 50, [HIGH] * 60, [1.4 * HIGH] * 60, [1.6 * HIGH] * 60]
     policy = AlertPolicy(per_entity_day=20.0, cooldown_s=1_800, new_normal_after=0)
     played = Played(fitted, scores, policy, log_threshold=1.3)
     assert played.at["opened"] == [50]
     [again] = played.at["updated"]
-    assert 170 <= again <= 200  # at the end of the cool-down it may lie in
+    assert 170 <= again <= 200  # the cool-down delays it
 
 
-def test_a_score_that_rises_behind_a_message_belongs_to_it(fitted):
+def test_a_score_that_rises_after_a_message_is_covered_by_it(fitted):
     scores = [LOW] * 50 + (HIGH * np.linspace(0.25, 1.0, 45)).tolist() + [HIGH] * 100
     policy = AlertPolicy(per_entity_day=20.0, cooldown_s=1_200, new_normal_after=0)
     assert Played(fitted, scores, policy).at["updated"] == []
 
 
-def test_a_change_that_has_settled_is_the_new_normal_after_so_many_events(fitted):
+def test_a_stationary_change_becomes_the_new_normal_after_so_many_events(fitted):
     changes = np.r_[np.ones(50), 9.0, np.ones(59)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 60, changes=changes)
-    # Event 50 is learned from. Unrest 1.8 is no more than twice the usual one, up from 1.
+    # Event 50 is learned from. Step size 1.8 is at most twice its baseline, which rose from 1.
     assert played.at["baseline_accepted"] == played.at["closed"] == [100]
     assert played.at["opened"][0] == 50
     assert played.learned[101]
@@ -190,7 +188,7 @@ def test_a_failure_that_ends_is_no_new_normal_while_its_score_fades(fitted):
     assert len(played.at["closed"]) == 1
 
 
-def test_a_moment_of_unrest_does_not_put_off_a_new_normal_for_long(fitted):
+def test_a_single_large_step_does_not_delay_a_new_normal_for_long(fitted):
     changes = np.ones(300)
     changes[70::40] = 9.0
     assert (
@@ -207,7 +205,7 @@ def test_what_keeps_changing_is_no_new_normal(fitted):
     assert played.verdicts[50:] == [ANOMALOUS] * 500
 
 
-def test_a_flat_line_that_stays_flat_has_settled(fitted):
+def test_a_flat_line_is_stationary(fitted):
     played = Played(fitted, [LOW] * 50 + [HIGH] * 61, changes=np.zeros(111))
     assert played.at["baseline_accepted"] == [100]
 
@@ -217,15 +215,15 @@ def test_zero_events_to_a_new_normal_means_never(fitted):
     assert Played(fitted, [HIGH] * 3_000, policy, np.zeros(3_000)).at["baseline_accepted"] == []
 
 
-def test_the_usual_unrest_does_not_follow_what_is_not_learned(fitted):
+def test_the_baseline_of_step_sizes_follows_only_learned_events(fitted):
     changes = np.r_[np.ones(50), np.full(100, 4.0)]
     played = Played(fitted, [LOW] * 50 + [HIGH] * 100, changes=changes)
-    usual, now = played.rows["step_size_baseline"][0], played.rows["step_size_recent"][0]
-    assert usual == pytest.approx(1.06, abs=0.03)  # of the surprise itself, and no other
-    assert now == pytest.approx(4.0, abs=0.01)
+    baseline, recent = played.rows["step_size_baseline"][0], played.rows["step_size_recent"][0]
+    assert baseline == pytest.approx(1.06, abs=0.03)  # of the first rare event, and no other
+    assert recent == pytest.approx(4.0, abs=0.01)
 
 
-def test_events_of_an_open_alert_are_anomalous_from_a_mild_surprise_on(fitted):
+def test_events_of_an_open_alert_are_anomalous_if_they_are_rare(fitted):
     between = float(fitted.threshold(30))
     scores = [HIGH, between, LOW, between] + [LOW] * 40 + [between]
     verdicts = Played(fitted, scores, log_threshold=50.0).verdicts
@@ -233,7 +231,7 @@ def test_events_of_an_open_alert_are_anomalous_from_a_mild_surprise_on(fitted):
     assert verdicts[-1] == NORMAL
 
 
-def test_the_threshold_is_told_as_it_was_before_the_event(fitted):
+def test_the_threshold_is_reported_as_it_was_before_the_event(fitted):
     policy = AlertPolicy(per_entity_day=2.0, cooldown_s=0.0)
     first, second = Played(fitted, [HIGH, LOW], policy, step_us=1).thresholds
     assert first == pytest.approx(1.3)
@@ -254,9 +252,9 @@ def test_no_entity_sends_more_than_its_budget_whatever_its_scores(fitted, data):
     played = Played(fitted, scores, policy, changes, range(5), step_us=step_us)
     at = sorted(played.at["opened"] + played.at["updated"])
     for i, first in enumerate(at):
-        told = np.arange(1, len(at) - i + 1)
+        sent = np.arange(1, len(at) - i + 1)
         days = (np.array(at[i:]) - first) * step_us / DAY_US
-        assert (told <= per_day * (days + CREDIT_DAYS_MAX) + 1 + 1e-6).all()
+        assert (sent <= per_day * (days + CREDIT_DAYS_MAX) + 1 + 1e-6).all()
         assert i + 1 <= per_day * (first * step_us / DAY_US + CREDIT_DAYS) + 1e-6
     opened, closed = played.at["opened"], played.at["closed"]
     assert len(opened) - len(closed) in (0, 1)

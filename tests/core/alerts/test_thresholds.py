@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from streamgauge.models.alerts import thresholds
-from streamgauge.models.alerts.budget import ETA_STD, BudgetSpec
+from streamgauge.models.alerts.budget import ETA_STD
+from streamgauge.models.alerts.policy import BudgetSpec
 from streamgauge.models.alerts.thresholds import PER_DAY, TAIL_MIN, Thresholds
 from streamgauge.models.errors import ArtifactError
 
@@ -37,10 +38,10 @@ def test_left_alone_a_first_threshold_sends_the_budget_and_no_more(fitted, per_d
 
 def test_a_smaller_budget_starts_higher_also_between_and_beyond_those_kept(fitted):
     asked = [200.0, 100.0, 50.0, 3.0, 1.0, 0.7, 0.1, 0.01, 0.001]
-    found = np.stack([fitted.start(BudgetSpec(per_day=one)).log_threshold for one in asked])
-    assert (np.diff(found, axis=0) >= 0).all()
-    assert (found[4] > found[3]).all()
-    assert (found[0] == found[1]).all()
+    fitted_again = np.stack([fitted.start(BudgetSpec(per_day=one)).log_threshold for one in asked])
+    assert (np.diff(fitted_again, axis=0) >= 0).all()
+    assert (fitted_again[4] > fitted_again[3]).all()
+    assert (fitted_again[0] == fitted_again[1]).all()
 
 
 def test_an_entity_never_seen_starts_at_the_median_of_the_others(fitted):
@@ -49,17 +50,19 @@ def test_an_entity_never_seen_starts_at_the_median_of_the_others(fitted):
 
 def test_an_entity_with_few_scores_starts_as_one_never_seen():
     short = TAIL_MIN - 1
-    found = thresholds.fit([scores(0.0, 1), scores(5.0, 2)[:short]], [MINUTES, MINUTES[:short]])
-    assert (found.log_threshold[2] == found.log_threshold[0]).all()
-    assert (found.log_threshold[1] == found.log_threshold[0]).all()
+    fitted_again = thresholds.fit(
+        [scores(0.0, 1), scores(5.0, 2)[:short]], [MINUTES, MINUTES[:short]]
+    )
+    assert (fitted_again.log_threshold[2] == fitted_again.log_threshold[0]).all()
+    assert (fitted_again.log_threshold[1] == fitted_again.log_threshold[0]).all()
 
 
 def test_if_all_have_few_scores_their_sum_is_taken_for_one_entity():
     parts = [scores(1.0, seed)[:30] for seed in range(20)]
-    found = thresholds.fit(parts, [MINUTES[:30]] * 20)
-    assert (found.log_threshold == found.log_threshold[0]).all()
-    assert found.median == pytest.approx(np.ones(21), abs=0.1)
-    assert (np.diff(found.log_threshold[0]) >= 0).all()
+    fitted_again = thresholds.fit(parts, [MINUTES[:30]] * 20)
+    assert (fitted_again.log_threshold == fitted_again.log_threshold[0]).all()
+    assert fitted_again.median == pytest.approx(np.ones(21), abs=0.1)
+    assert (np.diff(fitted_again.log_threshold[0]) >= 0).all()
 
 
 def test_what_is_written_is_read_and_what_does_not_fit_is_refused_by_name(fitted):

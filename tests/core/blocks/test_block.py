@@ -1,4 +1,4 @@
-"""The block on the wire."""
+"""The wire format of blocks."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_after_drops_what_lies_before_an_offset():
     assert make_block(["a", "b", "c"], first=10).after(12).offset.tolist() == [12]
 
 
-def test_entities_are_named_once_in_order_of_appearance():
+def test_entities_are_listed_in_order_of_appearance():
     names, codes = make_block(["b", "a", "b"]).entities()
     assert names == ["b", "a"]
     assert codes.tolist() == [0, 1, 0]

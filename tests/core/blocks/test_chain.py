@@ -1,4 +1,4 @@
-"""Cutting into shards and linking the pieces."""
+"""Dividing blocks among shards, and the chain of their sub-blocks."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_links_name_the_end_of_the_last_piece_a_shard_was_sent():
     assert two.previous_end == one.end_offset == 1
 
 
-def test_every_shard_hears_of_the_first_block_of_a_partition_and_of_no_other_without_events():
+def test_every_shard_receives_the_first_block_of_a_partition_and_no_other_without_events():
     ends = new_ends(4)
     home = shard_of(NAMES[0], 4)
     first = pieces_of(make_block(NAMES[:1]), ends)
@@ -79,7 +79,7 @@ def test_a_block_without_events_is_the_first_of_a_partition_as_well():
 
 
 @pytest.mark.parametrize("routing", ["entity", "partition"])
-def test_a_shard_that_heard_nothing_for_long_is_sent_an_empty_block(routing):
+def test_a_shard_without_events_for_long_receives_an_empty_block(routing):
     ends = np.array([100, 100], np.int64)
     full = make_block(NAMES[:1], first=100 + SILENT_OFFSETS_MAX - 1)
     nothing = full.take(np.arange(0), NOTHING_BEFORE)
@@ -101,6 +101,6 @@ def test_routing_by_partition_does_not_cut():
     [(NOTHING_BEFORE, Link.GAP), (9, Link.GAP), (10, Link.NEXT), (15, Link.NEXT),
      (20, Link.DUPLICATE), (99, Link.DUPLICATE)],
 )  # fmt: skip
-def test_link_tells_next_from_gap_and_duplicate(position, expected):
+def test_link_distinguishes_next_gap_and_duplicate(position, expected):
     block = make_block(["a"] * 10, first=10, previous_end=10)
     assert link_of(block, position) is expected

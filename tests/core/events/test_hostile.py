@@ -1,7 +1,7 @@
-"""Hostile values are refused with a reason, clipped or scored; they stop and touch nothing else.
+"""Hostile values are refused with a reason, clipped or scored, and affect no other entity.
 
-Values and times from a corpus of what senders get wrong, and Hypothesis on top, as JSON and
-as Arrow, through the decoder and the scorer.
+Values and times come from a corpus of what producers get wrong and from Hypothesis. They go as
+JSON and as Arrow through the decoder and the scorer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.events import validation
 from streamgauge.models.events.decoder import DeadLetter, Decoder
 from streamgauge.models.events.validation import Message
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 NOW_US = 1_704_067_200_000_000  # the Kafka timestamp of every message
@@ -35,9 +36,9 @@ STRICT = ScoringPolicy("set_aside", entities_per_shard_max=2, entity_ttl_s=60, w
 TINY, HUGE = 1e-45, 3.4028234e38  # the smallest denormal and the largest float32
 FITTING = [0.0, -0.0, TINY, -TINY, 1.1754942e-38, 1e38, -1e38, HUGE, -HUGE, 1e20, 1.0, None]
 OVERFLOWING = [1e39, -1e39, 3.5e38, 1.7976931348623157e308]
-#: What no JSON may hold, as a sender would write it.
+#: Values that JSON does not allow, as a producer would write them.
 LITERALS = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "nan", "0x10", "1_0", "+1", ".5"]
-#: A time in a wrong unit, or that no clock shows, and the reason it must be refused for.
+#: A time in a wrong unit, or an impossible one, and the reason of its refusal.
 WRONG_TIMES = {
     NOW_US // SECOND: validation.BAD_TIME,
     NOW_US // 1000: validation.BAD_TIME,
@@ -91,27 +92,32 @@ def score(
 
 
 def assert_finite(scored: Iterable[ScoredBlock], table: EntityTable) -> None:
-    """Every number that leaves or stays is one."""
+    """Check that every number in the output and in state is finite."""
     for one in scored:
         for column in (one.score, one.rarity_1_in_n, one.loss):
             assert np.isfinite(column).all()
-        for told in one.transitions:
-            numbers = [told.score, told.rarity_1_in_n, told.threshold, told.peak]
-            numbers += [x for _, value, expected, share in told.features
+        for transition in one.transitions:
+            numbers = [
+                transition.score,
+                transition.rarity_1_in_n,
+                transition.threshold,
+                transition.peak,
+            ]
+            numbers += [x for _, value, expected, share in transition.features
                         for x in (value or 0.0, expected, share)]  # fmt: skip
-            assert np.isfinite(numbers).all(), told
+            assert np.isfinite(numbers).all(), transition
     for name in table.layout.dtype.names:
         assert np.isfinite(table.rows[name][: len(table)]).all(), name
 
 
 def bits_of(scored: Iterable[ScoredBlock], name: str) -> list[tuple[bytes, ...]]:
-    """All that was said about an entity, as bytes."""
-    said = []
+    """All results for an entity, as bytes."""
+    results = []
     for one in scored:
         mine = np.array([entity == name for entity in one.block.entity_id.to_pylist()], bool)
         columns = (one.score, one.rarity_1_in_n, one.verdict, one.loss)
-        said.append(tuple(column[mine].tobytes() for column in columns))
-    return said
+        results.append(tuple(column[mine].tobytes() for column in columns))
+    return results
 
 
 @pytest.mark.parametrize("literal", LITERALS)
@@ -238,9 +244,9 @@ def test_an_entity_among_hostile_neighbours_has_the_bits_it_has_alone(
 
 
 def hostile_block(kind: str, events: int = 600, seed: int = 0) -> Block:
-    """A well-behaved entity, every third event, between ones that send `kind`."""
+    """A correct entity at every third event, among others that send `kind`."""
     rng = np.random.default_rng(seed)
-    # A clock that is wrong on several hosts is the time of day to all of them.
+    # If the clocks of several hosts are wrong, the clock of the partition is wrong.
     hosts = 1 if kind == "clock" else 7
     names = ["good" if i % 3 == 0 else f"bad-{i % hosts}" for i in range(events)]
     is_bad = np.array([name != "good" for name in names])
@@ -260,7 +266,7 @@ def hostile_block(kind: str, events: int = 600, seed: int = 0) -> Block:
     return block
 
 
-def test_a_clock_a_day_ahead_and_a_year_behind_touches_only_its_own_entity(
+def test_a_wrong_clock_affects_only_the_entity_that_has_it(
     artifact: Artifact,
 ) -> None:
     policy = ScoringPolicy(late="set_aside", entity_ttl_s=3_600)

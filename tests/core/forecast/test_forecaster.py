@@ -12,7 +12,7 @@ from streamgauge.models.forecast import self_test
 from streamgauge.models.forecast.forecaster import Forecaster, Scores
 from streamgauge.models.forecast.normaliser import NormaliserSpec
 from streamgauge.models.forecast.spec import ForecasterSpec
-from streamgauge.models.simd.functions import DAY_US
+from streamgauge.models.kernel.season import DAY_US
 from streamgauge.models.training.offline import ROWS, new_rows
 
 TIMES = np.zeros(ROWS, np.int64)
@@ -25,12 +25,12 @@ def run(
 ) -> tuple[list[Scores], np.ndarray]:
     """Step one entity through `events` (T, F) in `slot`; the rest are others."""
     rows = new_rows(forecaster, [entity] * ROWS)
-    told = []
+    results = []
     for event in events:
         x = np.full((ROWS, events.shape[1]), np.nan, np.float32)
         x[slot] = event
-        told.append(forecaster.step(x, rows, TIMES, LEARN & learn))
-    return told, rows
+        results.append(forecaster.step(x, rows, TIMES, LEARN & learn))
+    return results, rows
 
 
 def events(length: int = 40, features: int = 3, seed: int = 1) -> np.ndarray:
@@ -45,8 +45,14 @@ def standard(forecaster: Forecaster) -> Forecaster:
         entity_mean=np.zeros_like(priors.entity_mean),
         entity_var=np.ones_like(priors.entity_var),
     )
-    parts = (forecaster.weights, forecaster.linear, priors, forecaster.score_priors)
-    return Forecaster(forecaster.schema, forecaster.spec, *parts)
+    return Forecaster(
+        forecaster.schema,
+        forecaster.spec,
+        forecaster.weights,
+        linear=forecaster.linear,
+        priors=priors,
+        score_priors=forecaster.score_priors,
+    )
 
 
 def published_gru(weights: dict[str, np.ndarray], z: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -96,13 +102,13 @@ def test_hidden_follows_torch_over_a_whole_sequence():
 def test_expected_value_is_the_linear_forecast_plus_the_head_on_hidden():
     forecaster = standard(make_forecaster(hidden=8, lags=2, normaliser=IDENTITY))
     x, w = events(12).astype(np.float64), forecaster.weights
-    told, _ = run(forecaster, x.astype(np.float32), entity=KNOWN_ENTITIES[0])
+    results, _ = run(forecaster, x.astype(np.float32), entity=KNOWN_ENTITIES[0])
     hidden = np.zeros(8)
     for event in x[:-1]:
         hidden = published_gru(w, event, hidden)
     linear = 0.5 * x[-2] + 0.25 * x[-3]  # the coefficients of make_forecaster
     expected = linear + w["mean.weight"] @ hidden + w["mean.bias"]
-    assert told[-1].expected[0] == pytest.approx(expected, abs=1e-5)
+    assert results[-1].expected[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_score_is_the_root_of_both_smoothed_means_of_the_smaller_residual():
@@ -113,14 +119,14 @@ def test_score_is_the_root_of_both_smoothed_means_of_the_smaller_residual():
         forecaster.step(np.tile(event, (ROWS, 1)), rows, TIMES, LEARN)
     before = np.array([rows["smoothed_fast"][0], rows["smoothed_slow"][0]])
     scale = rows["scale"][0].copy()
-    usual = rows["season"][0, 0].copy()
-    told = forecaster.step(np.tile(x[-1], (ROWS, 1)), rows, TIMES, LEARN)
-    ratio = told.residuals[0] / scale
-    level = spec.level_weight / 3**0.8 * (x[-1] - usual) ** 2
+    baseline = rows["season"][0, 0].copy()
+    results = forecaster.step(np.tile(x[-1], (ROWS, 1)), rows, TIMES, LEARN)
+    ratio = results.residuals[0] / scale
+    level = spec.level_weight / 3**0.8 * (x[-1] - baseline) ** 2
     parts = np.minimum(ratio.min(axis=0), spec.cap) + level
     smoothed = before + np.array(spec.alphas) * (parts.mean() - before)
-    assert told.score[0] == pytest.approx(np.sqrt(smoothed.mean()), rel=1e-5)
-    assert told.parts[0] == pytest.approx(parts, rel=1e-4)
+    assert results.score[0] == pytest.approx(np.sqrt(smoothed.mean()), rel=1e-5)
+    assert results.parts[0] == pytest.approx(parts, rel=1e-4)
 
 
 def test_usual_level_of_a_part_of_the_day_is_the_mean_of_what_was_learned_in_it():
@@ -139,13 +145,13 @@ def test_usual_level_of_a_part_of_the_day_is_the_mean_of_what_was_learned_in_it(
     assert not rows["season"][1].any()
 
 
-def test_a_daily_wave_is_no_surprise_once_it_is_known_and_is_one_at_the_wrong_hour():
+def test_a_daily_wave_is_normal_once_it_is_known_and_anomalous_at_the_wrong_hour():
     forecaster = standard(make_forecaster(normaliser=IDENTITY))
     rows = new_rows(forecaster, [KNOWN_ENTITIES[0]] * ROWS)
     minutes = np.arange(0, 6 * 1_440, 10)
     wave = np.where(minutes % 1_440 < 720, 1.5, -1.5).astype(np.float32)
     wave[-36:] *= -1  # the last six hours: the other half of the day
-    told = [
+    results = [
         forecaster.step(
             np.full((ROWS, 3), value, np.float32),
             rows,
@@ -154,42 +160,42 @@ def test_a_daily_wave_is_no_surprise_once_it_is_known_and_is_one_at_the_wrong_ho
         ).score[0]
         for minute, value in zip(minutes.tolist(), wave, strict=True)
     ]
-    usual = np.array(told)[-400:-36]
-    assert np.median(told[-20:]) > 1.5 * np.median(usual)
-    assert np.median(usual) < np.median(told[20:100])
+    baseline = np.array(results)[-400:-36]
+    assert np.median(results[-20:]) > 1.5 * np.median(baseline)
+    assert np.median(baseline) < np.median(results[20:100])
 
 
 def test_change_is_the_capped_mean_square_of_the_step_from_the_last_event():
     forecaster = standard(make_forecaster(normaliser=IDENTITY))
     x = np.array([[0.5, 1.0, 0.0], [1.5, np.nan, 10.0]], np.float32)
-    told, _ = run(forecaster, x, entity=KNOWN_ENTITIES[0])
-    assert told[0].change[0] == 0.0
-    assert told[1].change[0] == pytest.approx((1.0 + 9.0) / 2)
+    results, _ = run(forecaster, x, entity=KNOWN_ENTITIES[0])
+    assert results[0].change[0] == 0.0
+    assert results[1].change[0] == pytest.approx((1.0 + 9.0) / 2)
 
 
 def test_first_event_of_an_entity_is_not_surprising():
     forecaster = make_forecaster()
-    told, _ = run(forecaster, np.full((1, 3), 1e6, np.float32))
-    assert told[0].score[0] == pytest.approx(forecaster.score_priors.score)
-    assert not told[0].parts[0].any()
-    assert told[0].loss[0] == 0
+    results, _ = run(forecaster, np.full((1, 3), 1e6, np.float32))
+    assert results[0].score[0] == pytest.approx(forecaster.score_priors.score)
+    assert not results[0].parts[0].any()
+    assert results[0].loss[0] == 0
 
 
-def test_jump_of_one_feature_is_scored_and_explained_by_that_feature():
+def test_step_of_one_feature_is_scored_and_explained_by_that_feature():
     x = 0.1 * events(60)
     x[50:, 1] += 8
-    told, _ = run(make_forecaster(), x)
-    assert told[50].score[0] > 2 * told[49].score[0]
-    assert told[50].parts[0].argmax() == 1
-    assert told[50].parts[0, 1] > 0.9 * told[50].parts[0].sum()
+    results, _ = run(make_forecaster(), x)
+    assert results[50].score[0] > 2 * results[49].score[0]
+    assert results[50].parts[0].argmax() == 1
+    assert results[50].parts[0, 1] > 0.9 * results[50].parts[0].sum()
 
 
 @pytest.mark.parametrize("features", [1, 3, 8, 9, 38, 64, 65, 130])
 def test_parts_add_up_to_what_the_score_smooths(features):
     forecaster = make_forecaster(features)
-    told, rows = run(forecaster, events(20, features), slot=21)
+    results, rows = run(forecaster, events(20, features), slot=21)
     fast = forecaster.score_priors.score**2
-    for one in told[1:]:
+    for one in results[1:]:
         fast += forecaster.spec.alphas[0] * (one.parts[21].mean() - fast)
     assert rows["smoothed_fast"][21] == pytest.approx(fast, rel=1e-5)
 
@@ -201,18 +207,18 @@ def test_the_first_event_is_the_mean_and_says_nothing_of_the_variance():
     np.testing.assert_array_equal(rows["var"][0], forecaster.priors.var)
 
 
-def test_missing_value_is_no_surprise_and_leaves_the_statistics():
+def test_missing_value_is_not_anomalous_and_leaves_the_statistics():
     forecaster, x = make_forecaster(), events(20)
     _, before = run(forecaster, x)
     x_missing = np.concatenate([x, np.full((1, 3), np.nan, np.float32)])
-    told, after = run(forecaster, x_missing)
-    assert told[-1].score[0] == told[-2].score[0]
-    assert np.isfinite(told[-1].expected[0]).all()
+    results, after = run(forecaster, x_missing)
+    assert results[-1].score[0] == results[-2].score[0]
+    assert np.isfinite(results[-1].expected[0]).all()
     for name in ("mean", "var", "scale"):
         assert np.array_equal(before[name][0], after[name][0]), name
     assert np.isfinite(after["hidden"][0]).all()
-    # Memory goes on as if the forecast had come.
-    filled = (told[-1].expected[0] - before["mean"][0]) / np.sqrt(before["var"][0])
+    # Hidden and lags advance as if the forecast had been observed.
+    filled = (results[-1].expected[0] - before["mean"][0]) / np.sqrt(before["var"][0])
     assert after["lags"][0, 0] == pytest.approx(filled, abs=1e-5)
 
 
@@ -245,8 +251,8 @@ def test_scores_do_not_depend_on_slot_or_neighbours():
             crowd = rng.normal(scale=1e3, size=(ROWS, 5)).astype(np.float32)
             crowd[rng.random((ROWS, 5)) < 0.2] = np.nan
             crowd[slot] = event
-            told = forecaster.step(crowd, rows, TIMES, LEARN)
-            assert told.score[slot].tobytes() == alone[t].score[0].tobytes()
+            results = forecaster.step(crowd, rows, TIMES, LEARN)
+            assert results.score[slot].tobytes() == alone[t].score[0].tobytes()
         assert rows[slot].tobytes() == rows_alone[0].tobytes()
 
 
@@ -259,13 +265,13 @@ def test_rows_of_padding_may_hold_anything():
         rows[1:] = np.frombuffer(garbage.tobytes(), rows.dtype)
         tile = np.full((ROWS, 3), np.inf, np.float32)
         tile[0] = event
-        told = forecaster.step(tile, rows, TIMES, LEARN)
-        assert told.score[0].tobytes() == alone[t].score[0].tobytes()
+        results = forecaster.step(tile, rows, TIMES, LEARN)
+        assert results.score[0].tobytes() == alone[t].score[0].tobytes()
 
 
 def test_scores_stay_single_precision():
-    told, rows = run(make_forecaster(), events(2))
-    for array in (told[0].score, told[0].parts, told[0].expected, told[0].loss):
+    results, rows = run(make_forecaster(), events(2))
+    for array in (results[0].score, results[0].parts, results[0].expected, results[0].loss):
         assert array.dtype == np.float32
     assert {rows.dtype[n].base for n in ("hidden", "lags", "scale")} == {np.dtype("<f4")}
 
@@ -280,9 +286,9 @@ def test_self_test_refuses_a_kernel_whose_lanes_differ(monkeypatch):
     forecaster, before = make_forecaster(), Forecaster.step
 
     def uneven(self, x, rows, *args):
-        told = before(self, x, rows, *args)
+        results = before(self, x, rows, *args)
         rows["hidden"][9:10] *= np.float32(1 + 1e-6)
-        return told
+        return results
 
     monkeypatch.setattr(Forecaster, "step", uneven)
     with pytest.raises(ArtifactError, match="slot 9 of 16 must give the bits of slot 0"):
@@ -301,9 +307,9 @@ def test_weights_that_do_not_fit_are_refused_by_name():
                 good.schema,
                 good.spec,
                 {**good.weights, name: array},
-                good.linear,
-                good.priors,
-                good.score_priors,
+                linear=good.linear,
+                priors=good.priors,
+                score_priors=good.score_priors,
             )
 
 

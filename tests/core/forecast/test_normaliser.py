@@ -22,11 +22,13 @@ class Entity:
     def see(self, value: float, learn: bool = True) -> float:
         z, std = np.empty((2, 1, 1), np.float32)
         x = np.full((1, 1), value, np.float32)
-        self.normaliser.standardise(x, self.mean, self.var, self.weight, z, std)
+        self.normaliser.standardise(x, self.mean, self.var, weight=self.weight, z=z, std=std)
         gain = np.full((1, 1), float(learn and np.isfinite(value)), np.float32)
-        told = np.nan_to_num(z, nan=7.0)
+        finite = np.nan_to_num(z, nan=7.0)
         floor = np.full((1, 1), 1e-6, np.float32)
-        self.normaliser.learn(told, std, gain, self.mean, self.var, self.weight, floor)
+        self.normaliser.learn(
+            finite, std, gain, mean=self.mean, var=self.var, weight=self.weight, var_floor=floor
+        )
         self.weight += gain
         return float(z[0, 0])
 

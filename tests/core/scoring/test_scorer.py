@@ -6,11 +6,12 @@ import pytest
 from fixtures.artifacts import KNOWN_ENTITIES, make_artifact
 from fixtures.blocks import START_US, STEP_US, make_block
 from streamgauge.models.alerts.decision import AlertRules, fill_new
-from streamgauge.models.alerts.policy import VERDICTS, AlertPolicy
+from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
-from streamgauge.models.blocks.scored_block import NEW_NORMAL
+from streamgauge.models.blocks.scored_block import NEW_NORMAL, VERDICTS
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.scoring.waves import arrange
 from streamgauge.models.state.entity_table import EntityTable
 
@@ -36,9 +37,9 @@ def test_scores_do_not_depend_on_the_order_of_other_entities(artifact):
     np.testing.assert_array_equal(one.score[[1, 0, 2, 4, 3, 5]], two.score)
 
 
-def groups(code, place):
+def groups(code, table_row):
     """The groups of events that `arrange` makes."""
-    order, starts = arrange(np.array(code, np.int64), np.array(place, np.int64), max(code) + 1)
+    order, starts = arrange(np.array(code, np.int64), np.array(table_row, np.int64), max(code) + 1)
     return [group.tolist() for group in np.split(order, starts[1:-1])]
 
 
@@ -50,13 +51,13 @@ def test_groups_are_the_waves_cut_at_sixteen():
     rng = np.random.default_rng(0)
     for count in (1, 64, 500):
         code = rng.integers(0, 40, count)
-        place = np.where(rng.random(count) < 0.1, -1, code + 7)
-        kept = np.flatnonzero(place >= 0)
+        table_row = np.where(rng.random(count) < 0.1, -1, code + 7)
+        with_row = np.flatnonzero(table_row >= 0)
         # By definition: the n-th wave holds the n-th event of every entity.
-        turn = np.array([int((code[kept[kept < e]] == code[e]).sum()) for e in kept])
-        waves = [kept[turn == n] for n in range(max(turn, default=-1) + 1)]
+        turn = np.array([int((code[with_row[with_row < e]] == code[e]).sum()) for e in with_row])
+        waves = [with_row[turn == n] for n in range(max(turn, default=-1) + 1)]
         expected = [wave[i : i + 16].tolist() for wave in waves for i in range(0, len(wave), 16)]
-        assert groups(code, place) == expected
+        assert groups(code, table_row) == expected
 
 
 def test_no_events_no_groups():
@@ -105,7 +106,7 @@ def test_entities_past_the_limit_are_set_aside_and_the_others_scored(artifact):
     assert table.entity_ids == ["a", "b"]
 
 
-def test_an_entity_silent_for_longer_than_the_ttl_starts_anew(artifact):
+def test_an_entity_silent_for_longer_than_the_ttl_restarts(artifact):
     policy = ScoringPolicy(entity_ttl_s=3600)
     block = make_block(["a"] * 20)
     scorer = Scorer(artifact, policy, EAGER)
@@ -135,7 +136,7 @@ def test_eviction_drops_idle_entities_only(artifact):
     scorer.step(table, make_block(["first", "old", "a", "b", "c", "d", "c", "d"]))
     before = table.rows[table.find(["c"])].tobytes()
     scorer.evict(table)
-    # "first" came before there was a clock; "c" and "d" were heard within twice the TTL.
+    # "first" came before there was a clock; "c" and "d" had events within twice the TTL.
     assert table.entity_ids == ["first", "c", "d"]
     assert table.rows[table.find(["c"])].tobytes() == before
 
@@ -158,7 +159,7 @@ def test_an_alert_says_what_came_and_what_was_expected(artifact):
     assert opened.score > opened.threshold
 
 
-def test_a_closed_alert_names_the_episode_it_closes(artifact):
+def test_a_closed_alert_names_the_event_that_opened_it(artifact):
     rng = np.random.default_rng(1)
     features = rng.normal(scale=0.1, size=(400, 3)).astype(np.float32)
     features[40:44, :] = 900.0
@@ -171,14 +172,14 @@ def test_a_closed_alert_names_the_episode_it_closes(artifact):
 
 
 def at_new_normal(artifact, policy):
-    """A scorer, and a table whose only entity has just been told that its level is normal."""
+    """A scorer, and a table whose only entity has just accepted its level as the baseline."""
     scorer = Scorer(artifact, policy, AlertPolicy(20, 600, new_normal_after=30))
     table = EntityTable(scorer.layout)
     features = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
     features[200:] += 8
     for i in range(400):
         scored = scorer.step(table, make_block(["a"], first=i, features=features[i : i + 1]))
-        if any(told.reason == NEW_NORMAL for told in scored.transitions):
+        if any(transition.reason == NEW_NORMAL for transition in scored.transitions):
             return scorer, table, i
     raise AssertionError("no new normal")
 
@@ -250,14 +251,14 @@ def test_the_budget_changes_messages_and_no_score(artifact):
     levels = np.repeat(rng.normal(0, 6, (60, 1)), 50, axis=0)
     values = (levels + rng.normal(size=(3_000, 3))).astype(np.float32)
     block = make_block(["host"] * 3_000, features=values)
-    told = {}
+    by_budget = {}
     for per_day in (0.01, 1.0, 2_000.0):
         policy = AlertPolicy(per_day, cooldown_s=0.0, new_normal_after=20)
         scored, _ = step(artifact, block, ScoringPolicy(warmup_events=20), policy)
-        told[per_day] = scored
-    few, some, many = (len(told[per_day].transitions) for per_day in told)
+        by_budget[per_day] = scored
+    few, some, many = (len(by_budget[per_day].transitions) for per_day in by_budget)
     assert few <= some < many
-    for scored in told.values():
-        assert scored.score.tobytes() == told[1.0].score.tobytes()
-        assert scored.confidence.tobytes() == told[1.0].confidence.tobytes()
-    assert any(one.reason == NEW_NORMAL for one in told[2_000.0].transitions)
+    for scored in by_budget.values():
+        assert scored.score.tobytes() == by_budget[1.0].score.tobytes()
+        assert scored.confidence.tobytes() == by_budget[1.0].confidence.tobytes()
+    assert any(one.reason == NEW_NORMAL for one in by_budget[2_000.0].transitions)

@@ -14,8 +14,9 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import encode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateFormatError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 
 NAMES = [f"e{i}" for i in range(7)]
 
@@ -198,7 +199,7 @@ def test_new_thresholds_do_not_change_what_was_remembered(artifact):
     kept = copy_cells(cells)
     live = new_scorer(artifact, strict)
     run(live, blocks[:20], new_cells())
-    rebuilt = new_scorer(artifact)._take(0, kept).table
+    rebuilt = new_scorer(artifact)._load(0, kept).table
     assert rebuilt.digest_of_rows() == live._live[0].table.digest_of_rows()
     lenient = new_scorer(artifact)
     run(lenient, blocks[:20], new_cells())
@@ -212,7 +213,7 @@ def damage(cells):
     log[-1] = log[-1][:middle] + bytes([log[-1][middle] ^ 1]) + log[-1][middle + 1 :]
 
 
-def test_a_shard_with_a_damaged_log_can_be_reset_and_goes_on_where_it_was(artifact):
+def test_a_shard_with_a_damaged_log_can_be_reset_and_resumes_where_it_was(artifact):
     blocks, cells = make_blocks(), new_cells()
     run(new_scorer(artifact), blocks[:6], cells)
     damage(cells)
@@ -221,9 +222,9 @@ def test_a_shard_with_a_damaged_log_can_be_reset_and_goes_on_where_it_was(artifa
     scores = run(scorer, blocks[6:], cells)
     assert len(scores) == 6 * 40
     alone = chain(block.take(np.arange(40), -1) for block in blocks[6:])
-    assert scores == run(new_scorer(artifact), alone, new_cells())  # entities started anew
+    assert scores == run(new_scorer(artifact), alone, new_cells())  # entities restarted
     epoch = new_scorer(artifact).take_snapshot(0, cells).epoch
-    assert (epoch.counts.resets, epoch.counts.scored, epoch.reached[0].end) == (1, 480, 480)
+    assert (epoch.counts.resets, epoch.counts.scored, epoch.reached[0].end_offset) == (1, 480, 480)
 
 
 def test_only_damage_is_reset_and_a_later_format_never(artifact):
@@ -239,10 +240,15 @@ def test_only_damage_is_reset_and_a_later_format_never(artifact):
 def test_a_shard_is_quiet_only_after_nothing_changed_for_long_enough(artifact):
     scorer, cells, blocks = new_scorer(artifact), new_cells(), make_blocks(count=2)
     run(scorer, blocks[:1], cells)
-    told = [scorer.flush_if_idle(0, cells, b"1" * 8, now_s, 60.0) for now_s in (0, 59)]
+    calls = [
+        scorer.flush_if_idle(0, cells, b"1" * 8, now_s=now_s, idle_s=60.0) for now_s in (0, 59)
+    ]
     run(scorer, blocks[1:], cells)
-    told += [scorer.flush_if_idle(0, cells, b"2" * 8, now_s, 60.0) for now_s in (60, 119, 120)]
-    assert [sum(report.events for report in reports) for reports in told] == [0, 0, 0, 0, 80]
+    calls += [
+        scorer.flush_if_idle(0, cells, b"2" * 8, now_s=now_s, idle_s=60.0)
+        for now_s in (60, 119, 120)
+    ]
+    assert [sum(report.events for report in reports) for reports in calls] == [0, 0, 0, 0, 80]
 
 
 def test_what_a_shard_counted_survives_a_rebuild(artifact):
@@ -253,7 +259,7 @@ def test_what_a_shard_counted_survives_a_rebuild(artifact):
     assert (counts.scored, counts.held_back, counts.stale_tables, counts.resets) == (160, 1, 0, 0)
 
 
-def test_a_shard_that_starts_from_a_snapshot_goes_on_with_the_same_bits(artifact):
+def test_a_shard_that_starts_from_a_snapshot_gives_the_same_bits(artifact):
     blocks, cells = make_blocks(), new_cells()
     scorer = new_scorer(artifact)
     expected = run(scorer, blocks, new_cells())

@@ -19,7 +19,8 @@ from streamgauge.models.blocks.block import Block
 from streamgauge.models.blocks.scored_block import ScoredBlock
 from streamgauge.models.forecast.forecaster import Forecaster
 from streamgauge.models.kernel import step
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_row import floats
 from streamgauge.models.state.entity_table import EntityTable
 
@@ -104,9 +105,9 @@ def test_alerts_of_a_hot_entity_open_and_close_inside_a_block(artifact: Artifact
 @njit
 def arithmetic(floats: Any, event: Any, network: Any, scratch: Any) -> Any:
     """All of a step but its matrix products."""
-    memory = step._memory_of(floats, floats, network, scratch)
+    memory = step._addresses_of(floats, floats, network, scratch)
     step._advance(0, 0, memory)
-    return step._features(event, memory, network.at, network.terms)
+    return step._features(event, memory, network.vectors, network.params)
 
 
 def test_only_what_is_written_as_one_is_a_fused_multiply_add(artifact: Artifact) -> None:
@@ -124,8 +125,14 @@ def test_each_feature_has_residuals_of_its_own() -> None:
     """Without a word of the network a forecast is the linear one, and so is its residual."""
     made = make_forecaster(features=90)
     silent = {name: np.zeros_like(weight) for name, weight in made.weights.items()}
-    priors = (made.linear, made.priors, made.score_priors)
-    forecaster = Forecaster(made.schema, made.spec, silent, *priors)
+    forecaster = Forecaster(
+        made.schema,
+        made.spec,
+        silent,
+        linear=made.linear,
+        priors=made.priors,
+        score_priors=made.score_priors,
+    )
     rows, x = np.zeros(3, forecaster.dtype), np.random.default_rng(0).normal(size=(3, 90))
     forecaster.fill_new(rows, ["a", "b", "c"])
     rows["event_count"] = rows["statistics_weight"] = 1

@@ -13,8 +13,9 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import ERASURE, encode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateDamagedError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.models.state.epoch import decode_epoch
 from streamgauge.models.state.segment import SNAPSHOT, read_segment
@@ -53,7 +54,7 @@ def digest_of(shards, cells):
 
 
 def is_slicing(shards, shard=0):
-    return shards._live[shard].slices is not None
+    return shards._live[shard].snapshot is not None
 
 
 def run_until_slicing(shards, blocks, cells, written=0):
@@ -61,14 +62,14 @@ def run_until_slicing(shards, blocks, cells, written=0):
     blocks = iter(blocks)
     for block in blocks:
         process(shards, block, cells)
-        if is_slicing(shards) and shards._live[0].slices._written == written:
+        if is_slicing(shards) and shards._live[0].snapshot._written == written:
             return list(blocks)
     raise AssertionError("no snapshot was begun")
 
 
 def scores_of(shards, blocks, cells):
-    told = [scored for block in blocks for scored in process(shards, block, cells).scored]
-    return [scored.score.tobytes() for scored in told]
+    results = [scored for block in blocks for scored in process(shards, block, cells).scored]
+    return [scored.score.tobytes() for scored in results]
 
 
 class Counted(Bag):
@@ -90,7 +91,7 @@ def test_no_block_takes_more_than_a_segment_along(artifact):
     segment_bytes = max(map(len, logged(cells)))
     before, taken = sum(cell.written for cell in cells.snapshot), []
     for block in blocks[1:]:
-        is_first = is_slicing(shards) and shards._live[0].slices._written == 0
+        is_first = is_slicing(shards) and shards._live[0].snapshot._written == 0
         process(shards, block, cells)
         after = sum(cell.written for cell in cells.snapshot)
         taken.append(after - before)
@@ -112,12 +113,12 @@ def test_a_snapshot_is_written_twice_as_fast_as_large_blocks_come(artifact):
     assert 2 * block_bytes <= written <= 2 * block_bytes + 2 * row_bytes
 
 
-def test_a_shard_killed_behind_any_block_is_rebuilt_with_the_same_bits(artifact):
+def test_a_shard_killed_after_any_block_is_rebuilt_with_the_same_bits(artifact):
     live, cells, parts, done = new_shards(artifact), new_cells(), 0, 0
     for block in make_blocks(60):
         before = epoch_of(cells).generation
         process(live, block, cells)
-        parts += is_slicing(live) and live._live[0].slices._written > 0
+        parts += is_slicing(live) and live._live[0].snapshot._written > 0
         done += epoch_of(cells).generation - before
         assert digest_of(new_shards(artifact), copy_cells(cells)) == digest_of(live, cells)
     assert parts >= 2 * (len(NAMES) - 1)
@@ -125,7 +126,7 @@ def test_a_shard_killed_behind_any_block_is_rebuilt_with_the_same_bits(artifact)
 
 
 @pytest.mark.parametrize("written", range(7))
-def test_a_shard_killed_between_two_slices_goes_on_with_the_same_scores(artifact, written):
+def test_a_shard_killed_between_two_slices_gives_the_same_scores(artifact, written):
     blocks, cells = make_blocks(60), new_cells()
     expected = scores_of(new_shards(artifact), blocks, new_cells())
     first = new_shards(artifact)
@@ -153,16 +154,16 @@ def test_a_part_of_a_snapshot_is_not_read_and_cleared_before_the_next_one(artifa
 def test_with_the_last_slice_goes_what_the_snapshot_replaces(artifact):
     shards, cells = new_shards(artifact), new_cells()
     rest = run_until_slicing(shards, make_blocks(60), cells, written=len(NAMES) - 1)
-    behind, generation = shards._live[0].slices._point[0], epoch_of(cells).generation
+    first_segment, generation = shards._live[0].snapshot._point[0], epoch_of(cells).generation
     process(shards, rest[0], cells)
     epoch = epoch_of(cells)
-    assert (epoch.generation, epoch.first_segment) == (generation + 1, behind)
+    assert (epoch.generation, epoch.first_segment) == (generation + 1, first_segment)
     segments = [read_segment(shards.layout, data) for data in logged(cells)]
-    told = {True: [], False: []}
+    sequences = {True: [], False: []}
     for segment in segments:
-        told[segment.kind == SNAPSHOT].append(segment.sequence)
-    assert sorted(told[True]) == [(epoch.generation << 32) + n for n in range(len(NAMES))]
-    assert sorted(told[False]) == list(range(behind, epoch.next_segment))
+        sequences[segment.kind == SNAPSHOT].append(segment.sequence)
+    assert sorted(sequences[True]) == [(epoch.generation << 32) + n for n in range(len(NAMES))]
+    assert sorted(sequences[False]) == list(range(first_segment, epoch.next_segment))
 
 
 def test_a_frozen_table_stays_as_it_was(artifact):
@@ -185,9 +186,11 @@ def test_snapshots_are_numbered_apart(artifact):
     shards = new_shards(artifact)
     run_until_slicing(shards, make_blocks(60), cells, written=3)
     generation = epoch_of(cells).generation
-    told = [[read_segment(shards.layout, d).sequence for d in c.values] for c in cells.snapshot]
-    assert told[generation % 2] == [(generation << 32) + n for n in range(len(told[1]))]
-    assert told[generation % 2 == 0] == [((generation + 1) << 32) + n for n in range(3)]
+    sequences = [
+        [read_segment(shards.layout, d).sequence for d in c.values] for c in cells.snapshot
+    ]
+    assert sequences[generation % 2] == [(generation << 32) + n for n in range(len(sequences[1]))]
+    assert sequences[generation % 2 == 0] == [((generation + 1) << 32) + n for n in range(3)]
 
 
 def test_an_old_segment_in_the_cells_of_a_snapshot_is_refused(artifact):
@@ -236,8 +239,8 @@ def test_a_turn_is_over_when_its_bundle_has_failed(artifact):
         process(worker, block, cells[1], 1)
     process(worker, block, cells[1], 1)
     assert not is_slicing(worker, 1)
-    taken = worker._take(0, kept)  # of a state that does not know of the snapshot
-    assert taken.slices is None
+    taken = worker._load(0, kept)  # of a state that does not know of the snapshot
+    assert taken.snapshot is None
     process(worker, next(blocks), cells[1], 1)
     assert is_slicing(worker, 1)
 
@@ -267,7 +270,7 @@ def test_a_log_does_not_wait_for_one_that_is_idle(artifact):
             break
     assert 1.5 * bound < lengths[-1]
     assert lengths[-2] <= 1.5 * bound
-    assert is_slicing(worker), "the other one goes on when a block comes"
+    assert is_slicing(worker), "the other one resumes with its next block"
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5])
@@ -304,7 +307,7 @@ def erasing(block):
     return replace(block, row=row)
 
 
-def test_an_erasure_gives_slices_up_and_leaves_nothing_behind(artifact):
+def test_an_erasure_gives_slices_up_and_leaves_no_trace(artifact):
     shards, cells = new_shards(artifact), new_cells()
     rest = run_until_slicing(shards, make_blocks(60), cells, written=3)
     name = rest[0].entity_id[-1].as_py()

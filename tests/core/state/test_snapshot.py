@@ -16,8 +16,9 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import encode_block
 from streamgauge.models.drift.windows import DriftWindows
 from streamgauge.models.errors import StateDamagedError, StateFormatError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
-from streamgauge.models.scoring.shard import ShardPolicy, ShardScorer
+from streamgauge.models.scoring.policy import ScoringPolicy, ShardPolicy
+from streamgauge.models.scoring.scorer import Scorer
+from streamgauge.models.scoring.shard import ShardScorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.models.state.epoch import Epoch
 from streamgauge.models.state.snapshot_file import (
@@ -208,7 +209,7 @@ def test_a_partition_is_read_from_the_lowest_position_of_any_shard():
     assert start_offsets(headers) == {0: 40, 1: 10}
 
 
-def test_a_shard_that_heard_nothing_of_a_partition_needs_it_from_its_beginning():
+def test_a_shard_without_progress_in_a_partition_needs_it_from_its_beginning():
     headers = [header(i, {0: (5, 90)}) for i in range(3)]
     assert start_offsets([*headers, header(3, {1: (0, 7)})]) == {0: 5, 1: 0}
 

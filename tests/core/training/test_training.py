@@ -123,7 +123,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(prepared):
     assert not np.array_equal(before["gru.weight_hh"], one.network.weights()["gru.weight_hh"])
 
 
-def test_whoever_watches_is_told_every_step(prepared):
+def test_the_watcher_gets_every_step(prepared):
     one = trainer(prepared)
     steps: list[Step] = []
     one.run_epoch(steps.append)
@@ -161,7 +161,7 @@ def test_precision_is_mixed_only_on_a_gpu_that_has_bfloat16(
 
 def test_mixed_precision_learns_alike_and_keeps_losses_and_weights_in_float32(prepared):
     exact, mixed = trainer(prepared), trainer(prepared)
-    mixed._is_mixed = True  # a CPU can run in bfloat16 too, if it is told to
+    mixed._is_mixed = True  # a CPU can run in bfloat16 too, if it is made to
     assert (exact.precision, mixed.precision) == ("float32", "bfloat16")
     one, two = finish(exact), finish(mixed)
     assert {array.dtype for array in two.values()} == {np.dtype(np.float32)}
@@ -200,9 +200,9 @@ def test_calibration_of_a_trained_model_meets_its_rate_on_unseen_events(prepared
 
 def test_two_starting_states_agree_after_the_washout(prepared):
     forecaster = fit.build(prepared, SPEC, finish(trainer(prepared)))
-    found = fit.washout_events(prepared, forecaster, seed=0)
+    washout = fit.washout_events(prepared, forecaster, seed=0)
     # The slow smoothing alone forgets at 0.98 an event: 1e-3 after 342.
-    assert 50 < found < 600
+    assert 50 < washout < 600
 
 
 def test_autoregression_is_recovered_per_feature_and_entity():
@@ -245,7 +245,16 @@ def test_trained_artifact_is_loaded_without_torch(prepared, tmp_path):
     forecaster = fit.build(prepared, SPEC, finish(trainer(prepared)))
     parts = fit.calibrate(prepared, forecaster)
     final = fit.rebuild_on_all(prepared, parts[0])
-    digest = artifact.write(tmp_path / "a", final, *parts[1:], 10, {"seed": 0})
+    _, fitted, starts, reference = parts
+    digest = artifact.write(
+        tmp_path / "a",
+        final,
+        fitted,
+        thresholds=starts,
+        drift_reference=reference,
+        washout_events=10,
+        training={"seed": 0},
+    )
     assert artifact.load(tmp_path / "a", digest).forecaster.priors.entity_ids == ("a", "b")
     names = itertools.chain(vars(artifact), vars(fit))
     assert "torch" not in names

@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from streamgauge.infra.local.info import ClusterInfo
-from streamgauge.models.alerts.policy import VERDICTS
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.blocks.block import Block
-from streamgauge.models.blocks.scored_block import ScoredBlock, Transition
+from streamgauge.models.blocks.scored_block import VERDICTS, ScoredBlock, Transition
 from streamgauge.models.events.decoder import DeadLetter, Decoder, Message
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
@@ -53,7 +52,7 @@ def score_logs(logs: Sequence[Sequence[Any]], config: Config) -> list[Expected]:
     """
     artifact = artifacts.load(Path(config.artifact))
     decoder = Decoder(artifact.schema, config.input.limits)
-    scorer = Scorer(artifact, config.scoring, config.alerts)
+    scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
     return [
         _score_log(log, offset_resets, config, decoder, scorer, table)

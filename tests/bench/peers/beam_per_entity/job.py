@@ -15,7 +15,7 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from bench.peers.gru import Gru
 from streamgauge.models.blocks.block import decode_block
-from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 from streamgauge.transforms.sinks.topic import WriteTopic
 from streamgauge.transforms.sources.live import ReadTelemetry

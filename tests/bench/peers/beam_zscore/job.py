@@ -13,7 +13,7 @@ from apache_beam.ml.anomaly.detectors.zscore import ZScore
 from apache_beam.ml.anomaly.transforms import AnomalyDetection
 
 from streamgauge.models.blocks.block import decode_block
-from streamgauge.transforms.kafka.client import KafkaAccess
+from streamgauge.transforms.kafka.access import KafkaAccess
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 from streamgauge.transforms.sinks.topic import WriteTopic
 from streamgauge.transforms.sources.live import ReadTelemetry

@@ -55,7 +55,9 @@ def test_no_events_count_nothing(reference):
 def test_same_distribution_is_no_drift_and_a_shift_of_one_feature_is(reference, normal):
     x, score = normal
     shifted = x + np.array([0.0, 1.5], np.float32)
-    found = drift.report(reference, NAMES, reference.count(shifted, score), 3_000.0, 6_000)
+    found = drift.report(
+        reference, NAMES, reference.count(shifted, score), loss_sum=3e3, events=6_000
+    )
     assert found["features"]["cpu"]["psi"] == pytest.approx(0, abs=1e-9)
     assert found["features"]["mem"]["psi"] > 1
     # Two unit normals 1.5 apart: 2 Phi(0.75) - 1
@@ -68,13 +70,13 @@ def test_same_distribution_is_no_drift_and_a_shift_of_one_feature_is(reference, 
 def test_missing_values_are_reported_as_a_share(reference, normal):
     x, score = normal[0].copy(), normal[1]
     x[::4, 0] = np.nan
-    found = drift.report(reference, NAMES, reference.count(x, score), 0.0, len(x))
+    found = drift.report(reference, NAMES, reference.count(x, score), loss_sum=0.0, events=len(x))
     assert found["features"]["cpu"]["missing"] == 0.25
     assert found["features"]["mem"]["missing"] == 0
 
 
 def test_empty_window_has_no_figures(reference):
-    found = drift.report(reference, NAMES, np.zeros_like(reference.counts), 0.0, 0)
+    found = drift.report(reference, NAMES, np.zeros_like(reference.counts), loss_sum=0.0, events=0)
     assert found["loss_mean"] is None
     assert found["features"]["cpu"]["psi"] is None
 

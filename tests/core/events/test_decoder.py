@@ -1,4 +1,4 @@
-"""From messages to columns, and to dead letters what cannot be read."""
+"""Decoding messages into columns, and into dead letters for what cannot be read."""
 
 from dataclasses import replace
 
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from streamgauge.models.events import validation
 from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Feature, Schema
-from streamgauge.models.events.validation import DecodeLimits, Message
+from streamgauge.models.events.validation import Message
 
 TIME = 1_704_067_200_000_000
 NOW = TIME + 1_000_000
@@ -158,7 +159,7 @@ def test_bad_rows_of_an_arrow_batch_leave_the_good_ones():
 
 
 def test_arrow_messages_decoded_together_say_what_each_says_alone():
-    """Neighbours are checked as one table: faults and schemas of one must not touch another."""
+    """Adjacent messages are checked as one table; a fault of one must not affect another."""
     three = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
     late, ahead = TIME + 9, NOW + 301_000_000
     payloads = [
@@ -188,7 +189,7 @@ def test_arrow_messages_decoded_together_say_what_each_says_alone():
 
 def test_one_damaged_arrow_message_takes_no_neighbour_with_it():
     good = as_arrow(["a", "b"], [TIME, TIME], [(1, 2, 3), (4, 5, 6)])
-    # The end of the first name, far outside of the text: found by looking at the content only.
+    # The end of the first name is far outside the text; only a full validation notices it.
     damaged = good.replace(
         np.array([0, 1, 2], "<i4").tobytes(), b"\0\0\0\0\xff\xff\xff\x7f\2\0\0\0"
     )

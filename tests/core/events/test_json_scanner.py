@@ -1,4 +1,4 @@
-"""The compiled reader says of every message what msgspec says of it, or nothing."""
+"""The compiled scanner decodes a message as msgspec does, or reports that it is not plain."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from fixtures.paths import ROOT, SOURCE
 from streamgauge.models.events.json_decoder import JsonEvents
 from streamgauge.models.events.json_scanner import PROBED, read_plain
+from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Feature, Schema
-from streamgauge.models.events.validation import DecodeLimits, EventRules, Message
+from streamgauge.models.events.validation import EventRules, Message
 
 TIME = 1_704_067_200_000_000
 LIMITS = DecodeLimits(message_bytes_max=2_000)
@@ -53,21 +54,20 @@ NAMES = [
 GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
-from streamgauge.models.events.json_scanner import _Limits, scan
-from test_json_scan import BROKEN, NASTY, NUMBERS, PLAIN, TIME
+from streamgauge.models.events.json_scanner import scan
+from test_json_scanner import BROKEN, NASTY, NUMBERS, PLAIN, TIME
 
 libc = ctypes.CDLL(None, use_errno=True)
 memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
 start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 assert libc.mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
 page = np.frombuffer(memory, np.uint8, mmap.PAGESIZE)
-limits = _Limits(2_000, 256, 0, 1 << 62, 1 << 60)
 
 def read(message):
     text = page[len(page) - len(message):]
     text[:] = np.frombuffer(message, np.uint8)
-    found = scan(text, np.array([len(text)]), np.array([TIME]), np.empty(3, np.float32), limits)
-    return len(found[0])
+    scanned = scan(text, np.array([len(text)]), np.array([TIME]), np.empty(3, np.float32), 2_000)
+    return len(scanned[0])
 
 spaced = PLAIN.replace(b":", b" :").replace(b",", b", ") + b" "
 endings = [b"%c" % byte for byte in NASTY] + [b"0", b"null", b'"entity_id"', b'"event_time_us"']
@@ -89,7 +89,7 @@ mostly = st.integers(0, 9)
 
 @st.composite
 def payloads(draw):
-    """A message that is plain, or off in one or more places."""
+    """A plain message, or one with one or more deviations."""
 
     def of(good, bad, odds=1):
         return draw(st.sampled_from(bad if draw(mostly) < odds else good))
@@ -144,7 +144,7 @@ def is_plain(payload, rules=RULES, timestamp_us=TIME):
 @example([])
 @example([b""])
 @example([b"", PLAIN, b"", PLAIN])
-def test_both_ways_tell_the_same(given_payloads):
+def test_both_ways_give_the_same(given_payloads):
     same(given_payloads)
 
 
@@ -201,10 +201,10 @@ def test_numbers_are_the_float32_of_the_nearest_double():
         texts.append(f"{'-' if mantissa % 2 else ''}{written}e{power}")
     payload = b'{"entity_id":"a","event_time_us":%d,"features":[%b]}'
     messages = [Message(i, TIME, payload % (TIME, t.encode())) for i, t in enumerate(texts)]
-    found = read_plain(messages, ONE)
-    assert len(found.place) > 190_000
-    expected = np.array([float(texts[i]) for i in found.place]).astype(np.float32)
-    assert found.features[:, 0].tobytes() == expected.tobytes()
+    scanned = read_plain(messages, ONE)
+    assert len(scanned.message_index) > 190_000
+    expected = np.array([float(texts[i]) for i in scanned.message_index]).astype(np.float32)
+    assert scanned.features[:, 0].tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_what_senders_write_is_plain(payload):
     same([payload])
 
 
-def test_nothing_is_read_behind_the_last_byte():
-    """The bytes end where a page does, and the next one may not be read."""
+def test_nothing_is_read_after_the_last_byte():
+    """The bytes end at the end of a page, and reading the next page is a fault."""
     here = Path(__file__).parent
     told = subprocess.run(
         [sys.executable, "-c", GUARDED],
@@ -262,7 +262,7 @@ def test_any_limit_on_the_future_is_read_alike(future_s_max):
         same([PLAIN], rules, timestamp_us)
 
 
-def test_a_long_run_is_read_alike_wherever_its_plain_messages_lie():
+def test_a_long_run_is_read_alike_wherever_its_plain_messages_are():
     other = PLAIN.replace(b"1.5", b"0.12345678901234567").replace(b"host-1", "h\u00e9".encode())
     broken = PLAIN[:-1]
     for first, then in ((other, PLAIN), (PLAIN, other), (broken, PLAIN), (PLAIN, broken)):
@@ -270,7 +270,7 @@ def test_a_long_run_is_read_alike_wherever_its_plain_messages_lie():
 
 
 def test_numbers_beside_the_middle_of_two_float32_go_the_right_way():
-    """There alone a double that is off by its last bit shows in float32."""
+    """Only there, an error in the last bit of a double changes the float32."""
     rng = np.random.default_rng(6)
     texts = ["1"]  # a long run is read if its beginning has something plain
     for exponent in range(-25, 26):
@@ -285,6 +285,6 @@ def test_numbers_beside_the_middle_of_two_float32_go_the_right_way():
     payload = b'{"entity_id":"a","event_time_us":%d,"features":[%b]}'
     messages = [Message(i, TIME, payload % (TIME, t.encode())) for i, t in enumerate(texts)]
     [columns], _ = JsonEvents(ONE).decode(messages)
-    assert len(read_plain(messages, ONE).place) > 30_000
+    assert len(read_plain(messages, ONE).message_index) > 30_000
     expected = np.array([float(text) for text in texts]).astype(np.float32)
     assert columns.features[:, 0].tobytes() == expected.tobytes()

@@ -1,4 +1,4 @@
-"""A partition's clock: event by event, whatever the blocks, and no entity alone can move it."""
+"""The clock of a partition: independent of blocks, and no single entity can move it."""
 
 import numpy as np
 from hypothesis import given, settings

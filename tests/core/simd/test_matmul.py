@@ -1,4 +1,4 @@
-"""A product's bits follow from its own row and event alone."""
+"""The bits of a product depend on its row of the matrix and its event alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHAPES = [(1, 1), (COLUMNS, 7), (COLUMNS + 1, 38), (268, 64)]
 
 
 def products(matrix: np.ndarray, events: np.ndarray, count: int) -> np.ndarray:
-    """What `product` makes of `count` events (LANES, K), which lie backwards in memory."""
+    """The result of `product` for `count` events (LANES, K), stored in reverse order."""
     packed, (lanes, depth) = pack(matrix), events.shape
     out = np.zeros((lanes, packed.shape[0] * COLUMNS), np.float32)
     starts = np.arange(lanes)[::-1] * depth
@@ -32,7 +32,7 @@ def test_it_is_a_matrix_product_with_biases(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(products(matrix, events, LANES), expected, rtol=0, atol=1e-4)
 
 
-def test_a_sum_is_rounded_once_per_input_from_first_to_last_and_the_bias_comes_behind() -> None:
+def test_a_sum_is_rounded_once_per_input_from_first_to_last_and_the_bias_comes_last() -> None:
     t = 2.0**-12  # (1 + t)^2 = 1 + 2t + t^2, whose last term is lost where it is rounded
     matrix = np.array([[-(1 + 2 * t), 1 + t, 0]], np.float32)
     events = np.tile(np.array([1, 1 + t], np.float32), (LANES, 1))

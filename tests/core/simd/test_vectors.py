@@ -1,4 +1,4 @@
-"""Sixteen float32 at once come to what numpy makes of each, bit by bit."""
+"""Operations on sixteen float32 give the bits that NumPy gives for each."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_only_what_is_left_is_written(left: int) -> None:
     assert to[0] == -1 and (to[1 + here :] == -1).all()
 
 
-def test_behind_what_is_left_lies_what_was_asked_for() -> None:
+def test_lanes_from_left_on_hold_the_default() -> None:
     source, to = values(4), np.zeros(WIDTH, np.float32)
     filled(source, to, 5)
     assert to.tolist() == [*source[:5].tolist(), *[7.0] * 11]
@@ -104,7 +104,7 @@ def test_a_sum_adds_its_second_half_to_its_first_until_one_is_left() -> None:
     assert summed(source) == folded[0] != np.cumsum(source)[-1]
 
 
-def test_what_is_missing_is_replaced() -> None:
+def test_missing_values_are_replaced() -> None:
     source, to = values(7), np.zeros(WIDTH, np.float32)
     source[[0, 9]] = np.nan
     chosen(source, to)

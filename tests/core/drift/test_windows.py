@@ -1,4 +1,4 @@
-"""Drift counts per window: they add up exactly, whatever the order and the parts."""
+"""Drift statistics per window add up exactly, in any order and from any parts."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.drift.windows import WINDOWS_MAX, DriftWindows
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.scoring.scorer import Scorer, ScoringPolicy
+from streamgauge.models.scoring.policy import ScoringPolicy
+from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 
 HOUR_US = 3_600_000_000
@@ -22,7 +23,7 @@ def artifact(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scored(artifact):
-    """Ten hours of one entity's events, scored in blocks of half an hour."""
+    """Ten hours of events of one entity, scored in blocks of half an hour."""
     scorer = Scorer(artifact, ScoringPolicy(), AlertPolicy())
     table = EntityTable(scorer.layout)
     return [scorer.step(table, make_block(["a"] * 30, first=i)) for i in range(0, 600, 30)]
