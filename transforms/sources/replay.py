@@ -13,14 +13,14 @@ from typing import Any
 import apache_beam as beam
 import msgspec
 import numpy as np
-import pyarrow as pa
 from apache_beam.typehints import with_output_types
 
-from streamgauge.models.blocks.block import NOTHING_BEFORE, Block, encode_block
+from streamgauge.models.blocks.block import Block, encode_block
 from streamgauge.models.blocks.chain import cut, new_ends
 from streamgauge.models.blocks.position import Position
 from streamgauge.models.events.decoder import Decoder
 from streamgauge.models.events.series import Series
+from streamgauge.models.events.series_blocks import series_blocks
 from streamgauge.models.events.validation import Message
 from streamgauge.transforms.kafka.client import PartitionReader
 from streamgauge.transforms.runner.keys import shard_keys
@@ -30,7 +30,6 @@ from streamgauge.transforms.sources.live import DEAD_LETTERS, Source
 STALLED_S_MAX = 60.0
 READ_WAIT_S = 0.5
 BLOCK_BYTES = 1 << 21
-SERIES_BLOCK_EVENTS = 4_096
 _PAIR = struct.Struct("<II")
 
 
@@ -154,30 +153,13 @@ def write_archive(path: Path, series: Sequence[Series], shards: int, max_paralle
     """
     ends, keys = new_ends(shards), shard_keys(shards, max_parallelism)
     with path.open("wb") as archive:
-        for block in series_blocks(series):
+        for block in blocks_in_time_order(series):
             for shard, piece in cut(block, ends, "entity"):
                 data = encode_block(piece)
                 archive.write(_PAIR.pack(len(keys[shard]), len(data)) + keys[shard] + data)
 
 
-def series_blocks(series: Sequence[Series]) -> Iterator[Block]:
-    """All events of `series` in time order as blocks of partition 0."""
-    time_us = np.concatenate([one.event_time_us for one in series])
-    values = np.concatenate([one.values for one in series]).astype(np.float32, copy=False)
-    which = np.repeat(np.arange(len(series)), [len(one.event_time_us) for one in series])
-    names = pa.array([one.entity_id for one in series], pa.string())
-    order = np.argsort(time_us, kind="stable")
-    for first in range(0, len(order), SERIES_BLOCK_EVENTS):
-        events = order[first : first + SERIES_BLOCK_EVENTS]
-        end = first + len(events)
-        yield Block(
-            0,
-            first,
-            end,
-            NOTHING_BEFORE,
-            np.arange(first, end, dtype=np.int64),
-            np.zeros(len(events), np.int32),
-            time_us[events],
-            names.take(pa.array(which[events])),
-            values[events],
-        )
+def blocks_in_time_order(series: Sequence[Series]) -> Iterator[Block]:
+    """All events of `series` in time order as blocks of partition 0, one event per message."""
+    order = np.argsort(np.concatenate([one.event_time_us for one in series]), kind="stable")
+    return series_blocks(series, order, np.zeros(len(order), np.int32))
