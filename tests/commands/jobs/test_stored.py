@@ -64,7 +64,7 @@ def replay(config, artifact, folder, events, state=None):
     folder.mkdir()
     write_archive(folder / "archive", made_series(events), SHARDS, 128)
     reading = ReplayArchive(str(folder / "archive"))
-    return run_in_process(config, artifact, reading, folder / "parts", state=state)
+    return run_in_process(config, artifact, reading, directory=folder / "parts", snapshots=state)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_entity_can_be_looked_into(config, artifact, exported):
     told = exported_state.describe(found, artifact)
     assert (told["events"], told["partition"]) == (HALF, 0)
     assert told["last_event_time_us"] == START_US + (HALF - 1) * STEP_US
-    assert told["episode"]["is_open"]
+    assert told["alert"]["is_open"]
     assert told["budget"]["credit"] > 0
     assert told["budget"]["threshold"] > 0
     assert set(told["features"]) == set(artifact.schema.names)
@@ -128,7 +128,7 @@ def test_an_erased_entity_is_in_no_file_and_the_others_are(config, artifact, exp
     manifest = exported_state.read_manifest(exported)
     assert manifest.entities == len(NAMES) - 1
     assert not any(b'"b"' in path.read_bytes() for path in exported.iterdir())
-    with pytest.raises(ConfigError, match="'b' is not"):
+    with pytest.raises(ConfigError, match="'b' has none"):
         exported_state.find(config, artifact, str(exported), "b")
     assert exported_state.find(config, artifact, str(exported), "known-0")
 
