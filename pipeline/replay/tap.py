@@ -1,0 +1,104 @@
+"""Shows the messages of an in-process replay while it runs.
+
+Beam sends each step to its worker as bytes, so a step cannot hold a function or a queue of
+the caller. It can hold the path of a file: the tap appends every message to that file, and a
+thread of the caller reads the file and calls the listener.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.typehints import with_output_types
+
+from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
+
+#: Called with a kind of `transforms.sinks.files` and a message of that kind.
+Listener = Callable[[str, Outgoing], None]
+
+POLL_INTERVAL_S = 0.1  # a reader does not notice the delay, and the scorer keeps its core
+_HEAD = struct.Struct("<HI")  # bytes of the kind, bytes of the element
+
+
+class Tap(beam.PTransform):
+    """A sink that also copies its messages to a file.
+
+    Args:
+        sink: receives the messages unchanged.
+        kind: a kind of `transforms.sinks.files`.
+        copy: the file; `listening` reads it.
+    """
+
+    def __init__(self, sink: beam.PTransform, kind: str, copy: Path) -> None:
+        super().__init__()
+        self._sink = sink
+        self._kind = kind
+        self._copy = copy
+
+    def expand(self, messages: Any) -> Any:
+        """Copy each element, then write it with the sink."""
+        copied = messages | "Tap" >> beam.ParDo(_Copy(str(self._copy), self._kind))
+        return copied | "Write" >> self._sink
+
+
+@with_output_types(bytes)
+class _Copy(beam.DoFn):
+    """Appends each element to the file and passes it on."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        self._path = path
+        self._kind = kind.encode()
+
+    def process(self, element: bytes) -> Iterator[bytes]:
+        """Append the element in one write, so that no other step writes in between."""
+        with open(self._path, "ab", buffering=0) as copy:
+            copy.write(_HEAD.pack(len(self._kind), len(element)) + self._kind + element)
+        yield element
+
+
+@contextmanager
+def listening(copy: Path, listener: Listener) -> Iterator[None]:
+    """Call `listener` with every message that taps append to `copy` in this context.
+
+    The listener runs in one other thread, in the order of the file. All calls are over when
+    the context ends. An error of the listener is raised at that point.
+    """
+    copy.touch()
+    ended = threading.Event()
+
+    def follow() -> None:
+        with copy.open("rb") as file:
+            while not ended.wait(POLL_INTERVAL_S):
+                _read_on(file, listener)
+            _read_on(file, listener)
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follow)
+        try:
+            yield
+        finally:
+            ended.set()
+        following.result()
+
+
+def _read_on(file: Any, listener: Listener) -> None:
+    """Read the complete messages; leave the file at the first one that is still incomplete."""
+    while True:
+        start = file.tell()
+        head = file.read(_HEAD.size)
+        if len(head) == _HEAD.size:
+            kind_bytes, element_bytes = _HEAD.unpack(head)
+            data = file.read(kind_bytes + element_bytes)
+            if len(data) == kind_bytes + element_bytes:
+                for message in decode_outgoing(data[kind_bytes:]):
+                    listener(data[:kind_bytes].decode(), message)
+                continue
+        file.seek(start)
+        return
