@@ -69,7 +69,7 @@ def test_half_a_run_on_flink_and_half_in_process_is_an_unbroken_run(
         config,
         "earliest",
         "latest",
-        tmp_path / "rest",
+        out=tmp_path / "rest",
         narrate=live.silent,
         state=str(tmp_path / "exported"),
         keep_state=True,

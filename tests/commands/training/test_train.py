@@ -81,7 +81,7 @@ def test_stopped_training_goes_on_and_gives_the_same_version(data, tmp_path, mon
     lines: list[str] = []
     assert train(data, tmp_path / "b", SETTINGS, lines.append) == undisturbed
     assert epochs == [0, 1, 1, 2]
-    assert any("going on after epoch 1" in line for line in lines)
+    assert any("resuming after epoch 1" in line for line in lines)
 
 
 def test_stopped_training_of_other_settings_is_refused_by_name(data, tmp_path):
@@ -97,7 +97,7 @@ def test_damaged_partial_training_is_refused(data, tmp_path):
     path = tmp_path / "a.partial" / command.PARTIAL_STATE
     state = json.loads(path.read_text())
     (tmp_path / "a.partial" / state["tensors"]).write_bytes(b"torn")
-    with pytest.raises(ConfigError, match="must hold a stopped training"):
+    with pytest.raises(ConfigError, match="must hold an interrupted training"):
         train(data, tmp_path / "a", SETTINGS, [].append)
 
 
@@ -161,7 +161,7 @@ def test_interrupted_command_leaves_with_130_and_goes_on_later(data, tmp_path):
     assert "Traceback" not in errors
 
     def stop(line: str) -> None:
-        if "going on after epoch" in line:
+        if "resuming after epoch" in line:
             raise Interrupted
 
     with pytest.raises(Interrupted):

@@ -19,7 +19,7 @@ from streamgauge.models.training.trainer import TrainingSettings
 from streamgauge.pipeline.cli.main import app
 from streamgauge.pipeline.training import tune as command
 from streamgauge.pipeline.training.search_space import SPACE
-from streamgauge.pipeline.training.tune import Found, Plan, tune
+from streamgauge.pipeline.training.tune import Plan, SearchResult, tune
 
 SETTINGS = TrainingSettings(hidden=16, epochs=2, rows=48, chunk=32)
 PLAN = Plan(trials=3, settings=SETTINGS)
@@ -56,15 +56,15 @@ def data(folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder, data) -> Found:
+def found(folder, data) -> SearchResult:
     return search(data, folder / "a")
 
 
-def search(data: Path, out: Path, plan: Plan = PLAN, narrate=[].append) -> Found:
-    return tune(data, out, out.with_suffix(".sqlite"), plan, narrate)
+def search(data: Path, out: Path, plan: Plan = PLAN, narrate=[].append) -> SearchResult:
+    return tune(data, out, out.with_suffix(".sqlite"), plan=plan, narrate=narrate)
 
 
-def outcomes(found: Found) -> list[tuple]:
+def outcomes(found: SearchResult) -> list[tuple]:
     return [(one.params, one.value, one.intermediate_values) for one in found.trials]
 
 
@@ -155,7 +155,7 @@ def test_stopped_search_goes_on_and_gives_the_same_artifact(
         search(data, tmp_path / "a")
     lines: list[str] = []
     again = search(data, tmp_path / "a", narrate=lines.append)
-    assert lines[0].endswith("2 trials there")
+    assert lines[0].endswith("has 2 trials")
     assert epochs == [0, 1, 0, 1, 0, 1, 0, 1]
     assert outcomes(again) == outcomes(found)
     assert artifact.load(tmp_path / "a").digest == artifact.load(folder / "a").digest
@@ -216,7 +216,7 @@ def test_no_trial_but_the_first_begins_when_time_is_over(tmp_path, data):
     lines: list[str] = []
     plan = replace(PLAN, minutes=1e-9)
     assert len(search(data, tmp_path / "a", plan, lines.append).trials) == 1
-    assert "tune: time is over after 1 of 3 trials" in lines
+    assert "tune: time limit reached after 1 of 3 trials" in lines
 
 
 def test_study_of_other_settings_is_refused_by_name(tmp_path, data):
@@ -231,7 +231,7 @@ def test_file_that_is_no_study_is_refused_and_left_alone(tmp_path, data):
     study.write_text("not a database, and long enough to be looked at " * 100)
     before = study.read_bytes()
     with pytest.raises(ConfigError, match=r"notes\.txt must be a study"):
-        tune(data, tmp_path / "a", study, PLAN, [].append)
+        tune(data, tmp_path / "a", study, plan=PLAN, narrate=[].append)
     assert study.read_bytes() == before
 
 
