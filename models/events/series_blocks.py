@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.block import NOTHING_BEFORE, Block
 from streamgauge.models.events.series import Series
@@ -13,7 +15,9 @@ from streamgauge.models.events.series import Series
 BLOCK_EVENTS = 4_096
 
 
-def series_blocks(series: Sequence[Series], order: np.ndarray, row: np.ndarray) -> Iterator[Block]:
+def series_blocks(
+    series: Sequence[Series], order: NDArray[Any], row: NDArray[Any]
+) -> Iterator[Block]:
     """The events of `series` as blocks of partition 0, one offset per event.
 
     Args:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.policy import WARMING
 from streamgauge.models.artifacts.artifact import Artifact
@@ -119,8 +121,10 @@ def _read_scores(
     if not log.exists:
         raise ConfigError(f"scores.topic: topic {log.topic!r} must exist; it does not")
     about = {"streamgauge_topic": config.input.topic, "streamgauge_model": artifact.digest}
-    written = ScoreLog(log, sample, about, config.scoring.shards, config.input.routing)
-    with progress(f"reading {log.topic}", log.messages_left(), narrate, "messages") as advance:
+    written = ScoreLog(
+        log, sample, about, shards=config.scoring.shards, routing=config.input.routing
+    )
+    with progress(f"reading {log.topic}", log.messages_left(), narrate, unit="messages") as advance:
         written.read(advance)
     if not written.reached:
         raise ConfigError(
@@ -204,7 +208,7 @@ def _audit_entity(
     return dataclasses.replace(audited, refused=rescored.refusals.get(name, 0))
 
 
-def _is_older(scores: np.ndarray, log_range: Range, is_whole: bool) -> bool:
+def _is_older(scores: NDArray[Any], log_range: Range, is_whole: bool) -> bool:
     """Whether the entity had events before the range, judged by its first score."""
     if not log_range.start or not len(scores):
         return False

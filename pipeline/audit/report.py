@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.policy import VERDICTS
 from streamgauge.pipeline.audit.score_log import KEY
@@ -73,16 +74,16 @@ class AuditReport:
     @property
     def audited(self) -> list[EntityAudit]:
         """The entities that were not left out."""
-        return [one for one in self.entities if one.left_out is None]
+        return [entity for entity in self.entities if entity.left_out is None]
 
     @property
     def is_exact(self) -> bool:
         """Whether all scores of the audited entities exist and are equal bit for bit."""
-        return all(one.is_exact for one in self.audited)
+        return all(entity.is_exact for entity in self.audited)
 
     def total(self, column: str) -> int:
         """The sum of a column over the audited entities."""
-        return sum(getattr(one, column) for one in self.audited)
+        return sum(getattr(entity, column) for entity in self.audited)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain types."""
@@ -92,12 +93,12 @@ class AuditReport:
     def lines(self) -> Iterator[str]:
         """The report as text: a row per entity, the total, and one sentence."""
         yield _row("entity", *COLUMNS)
-        for one in self.entities:
-            name = plain(one.entity_id, NAME_CHARACTERS_MAX)
-            if one.left_out is None:
-                yield _row(name, *(f"{getattr(one, column):,}" for column in COLUMNS))
+        for entity in self.entities:
+            name = plain(entity.entity_id, NAME_CHARACTERS_MAX)
+            if entity.left_out is None:
+                yield _row(name, *(f"{getattr(entity, column):,}" for column in COLUMNS))
             else:
-                yield f"{name:<{NAME_CHARACTERS_MAX + 1}} not audited: {one.left_out}"
+                yield f"{name:<{NAME_CHARACTERS_MAX + 1}} not audited: {entity.left_out}"
         yield _row("total", *(f"{self.total(column):,}" for column in COLUMNS))
         yield self.sentence()
 
@@ -111,14 +112,14 @@ class AuditReport:
                 f"Exact: {self.total('compared'):,} scores of {len(self.audited):,} entities "
                 f"equal, bit for bit, those computed again from the log{later}."
             )
-        fault = next(one.first_fault for one in self.audited if one.first_fault)
+        fault = next(entity.first_fault for entity in self.audited if entity.first_fault)
         return f"NOT exact: {differing:,} scores differ, {missing:,} are missing{later}. {fault}."
 
 
 def compare(
     entity_id: str,
-    expected: np.ndarray,
-    written: np.ndarray,
+    expected: NDArray[Any],
+    written: NDArray[Any],
     *,
     reached: int,
     from_offset: int = 0,
@@ -161,7 +162,7 @@ def compare(
     )
 
 
-def order_of(scores: np.ndarray) -> np.ndarray:
+def order_of(scores: NDArray[Any]) -> NDArray[Any]:
     """The position (N,) of each score's event in its partition, as one sortable key."""
     order = np.empty(len(scores), _ORDER)
     order["offset"], order["row"] = scores["offset"], scores["row"]
@@ -169,7 +170,7 @@ def order_of(scores: np.ndarray) -> np.ndarray:
 
 
 def _first_difference(
-    entity_id: str, key: np.void, *, expected: np.ndarray, written: np.ndarray
+    entity_id: str, key: np.void, *, expected: NDArray[Any], written: NDArray[Any]
 ) -> str:
     """The difference at the event with the position `key`, as text."""
     theirs = written[order_of(written) == key]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts.artifact import Artifact
@@ -31,9 +33,9 @@ from streamgauge.pipeline.config import Scoring
 class _KnownClock(PartitionClock):
     """A partition's clock at the sampled events of one block, worked out beforehand."""
 
-    at: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    at: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def advance(self, time_us: np.ndarray, names: object, codes: np.ndarray) -> np.ndarray:
+    def advance(self, time_us: NDArray[Any], names: object, codes: NDArray[Any]) -> NDArray[Any]:
         """The clock (N,) at each event; the events themselves are only part of the shard's."""
         assert len(time_us) == len(self.at)
         return self.at
@@ -75,7 +77,7 @@ class Rescorer:
         self._has_ttl = scoring.entity_ttl_s > 0
         self._clocks: dict[tuple[int, int], PartitionClock] = {}
         self._refused = refused
-        self._scores: dict[str, list[np.ndarray]] = {}
+        self._scores: dict[str, list[NDArray[Any]]] = {}
         #: The partition of each entity's events.
         self.partition: dict[str, int] = {}
         #: Entities with events in several partitions; the log does not define their order.
@@ -87,18 +89,18 @@ class Rescorer:
         """Score the sample's events of `block`, which holds all events of its offsets."""
         is_mine = pc.is_in(block.entity_id, value_set=self._sample).to_numpy(zero_copy_only=False)
         clock_us = self._clock_of(block) if self._has_ttl else None
-        kept = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
-        if not len(kept):
+        rows = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
+        if not len(rows):
             return
         if clock_us is not None:
-            self._table.clocks[block.partition] = _KnownClock(at=clock_us[kept])
-        self._note(self._scorer.step(self._table, block.take(kept, block.previous_end)))
+            self._table.clocks[block.partition] = _KnownClock(at=clock_us[rows])
+        self._note(self._scorer.step(self._table, block.take(rows, block.previous_end)))
 
-    def scores_of(self, name: str) -> np.ndarray:
+    def scores_of(self, name: str) -> NDArray[Any]:
         """The scores (N,) `SCORE` of an entity in log order."""
         return np.concatenate([np.empty(0, SCORE), *self._scores.get(name, [])])
 
-    def _clock_of(self, block: Block) -> np.ndarray:
+    def _clock_of(self, block: Block) -> NDArray[Any]:
         """(N,) int64: the clock of each event's shard; 0 in shards without a sampled entity."""
         clock_us = np.zeros(len(block), np.int64)
         if not len(block):
@@ -115,7 +117,7 @@ class Rescorer:
                 clock_us[events] = clock.advance(block.event_time_us[events], names, codes[events])
         return clock_us
 
-    def _are_refused(self, block: Block, is_mine: np.ndarray) -> np.ndarray:
+    def _are_refused(self, block: Block, is_mine: NDArray[Any]) -> NDArray[Any]:
         """(N,) bool: True for events that a full shard refused; they are counted."""
         refused = np.zeros(len(block), bool)
         if self._refused:

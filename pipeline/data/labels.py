@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def label_runs(labels: np.ndarray) -> list[tuple[int, int]]:
+def label_runs(labels: NDArray[Any]) -> list[tuple[int, int]]:
     """The runs of labelled events, each as its first row and one past its last row.
 
     Args:
@@ -21,7 +23,7 @@ def label_runs(labels: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(firsts.tolist(), ends.tolist(), strict=True))
 
 
-def recall_by_chance(shares: Iterable[np.ndarray]) -> float | None:
+def recall_by_chance(shares: Iterable[NDArray[Any]]) -> float | None:
     """The expected recall of alerts that are placed at random.
 
     Args:

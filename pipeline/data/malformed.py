@@ -8,10 +8,12 @@ random.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 JsonDefect = Callable[[bytes, str, int, list[float]], bytes]
 
@@ -62,12 +64,13 @@ def malformed_json(
     return defects[turn % len(defects)](value, entity_id, time_us, row)
 
 
-def is_unreadable(turns: np.ndarray) -> np.ndarray:
+def is_unreadable(turns: NDArray[Any]) -> NDArray[Any]:
     """(N,) bool: True for events that become an unreadable message; turn -1 is well-formed."""
-    return (turns >= 0) & (turns % ARROW_ROUND == len(ROW_DEFECTS))
+    unreadable: NDArray[Any] = (turns >= 0) & (turns % ARROW_ROUND == len(ROW_DEFECTS))
+    return unreadable
 
 
-def malformed_rows(batch: pa.RecordBatch, turns: np.ndarray) -> pa.RecordBatch:
+def malformed_rows(batch: pa.RecordBatch, turns: NDArray[Any]) -> pa.RecordBatch:
     """`batch` with a defect in each row whose turn is not -1; the other rows are unchanged."""
     if not (turns >= 0).any():
         return batch
@@ -111,4 +114,5 @@ def _with_extra_feature(stream: bytes) -> bytes:
     changed = pa.RecordBatch.from_arrays([entity, time_us, wider], names=batch.schema.names)
     with pa.ipc.new_stream(sink, changed.schema) as writer:
         writer.write_batch(changed)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

@@ -17,11 +17,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.schema import Schema
@@ -88,10 +89,10 @@ class Selection:
 class _EventColumns(NamedTuple):
     """Consecutive events in the order in which they are sent, as columns."""
 
-    entity: np.ndarray  # (N,) int64, index into the entity ids
-    time_us: np.ndarray  # (N,) int64
-    values: np.ndarray  # (N, F) float32
-    defect: np.ndarray  # (N,) int64, number of the defect (see `malformed`), or WELL_FORMED
+    entity: NDArray[Any]  # (N,) int64, index into the entity ids
+    time_us: NDArray[Any]  # (N,) int64
+    values: NDArray[Any]  # (N, F) float32
+    defect: NDArray[Any]  # (N,) int64, number of the defect (see `malformed`), or WELL_FORMED
 
 
 def messages(
@@ -139,7 +140,7 @@ def entity_ids(dataset: Dataset, replicas: int) -> list[str]:
     return [f"{entity_id}.{replica:0{digits}d}" for entity_id in ids for replica in range(replicas)]
 
 
-def phase_rows(rows: int, replicas: int) -> np.ndarray:
+def phase_rows(rows: int, replicas: int) -> NDArray[Any]:
     """Row at which each replica starts, (replicas,) int64; the first is not shifted.
 
     >>> phase_rows(100, 4).tolist()
@@ -201,7 +202,8 @@ def _json_messages(
 def _is_dead(events: _EventColumns) -> list[int]:
     """1 for each event that becomes a dead letter, else 0."""
     empty = np.isnan(events.values).all(axis=1)
-    return ((events.defect != WELL_FORMED) | empty).astype(int).tolist()
+    flags: list[int] = ((events.defect != WELL_FORMED) | empty).astype(int).tolist()
+    return flags
 
 
 def _features_encoder(schema: Schema, named: bool) -> Callable[[list[float]], bytes]:
@@ -212,7 +214,7 @@ def _features_encoder(schema: Schema, named: bool) -> Callable[[list[float]], by
     return lambda row: encode(dict(zip(names, row, strict=True)))
 
 
-def shortest(values: np.ndarray) -> np.ndarray:
+def shortest(values: NDArray[Any]) -> NDArray[Any]:
     """The float32 values as float64 values whose decimal text is as short as possible.
 
     A float32 that is converted directly prints 17 digits; 6 to 9 digits are enough to restore it.
@@ -315,4 +317,5 @@ def arrow_stream(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

@@ -76,15 +76,15 @@ def ablate(data: Path, artifact: Path, narrate: Narrate) -> dict[str, DetectorRe
     # Among these variants the preparation depends on the normaliser only.
     prepared: dict[NormaliserSpec, fit.Prepared] = {}
     with progress("ablate", len(named) * test.events, narrate) as advance:
-        for one in named:
-            key = one.spec.normaliser
+        for variant in named:
+            key = variant.spec.normaliser
             if key not in prepared:
-                prepared[key] = fit.prepare(train.schema, train.series, one.spec, share)
-            artifact_of_variant = _variant(whole, one, prepared[key])
+                prepared[key] = fit.prepare(train.schema, train.series, variant.spec, share)
+            artifact_of_variant = _variant(whole, variant, prepared[key])
             detection = by_model(
-                artifact_of_variant, test, ONE_PER_DAY, advance=advance, scoring=one.policy
+                artifact_of_variant, test, ONE_PER_DAY, advance=advance, scoring=variant.policy
             )
-            results[one.name] = judge(
+            results[variant.name] = judge(
                 detection, test, (data / NAB_WINDOWS).is_file(), budgets=ONE_PER_DAY
             )
     return results

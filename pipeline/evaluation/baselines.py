@@ -15,8 +15,10 @@ principal components, so for it PCA runs on windows of the last values.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from streamgauge.models.training.fit import filled
@@ -29,10 +31,10 @@ ALPHA = 0.1
 TRAIN_MIN = 2 * PCA_LAGS  # events below which nothing is fitted
 
 #: Residuals of both parts: (train z, test z) -> (train residuals, test residuals).
-Residuals = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Residuals = Callable[[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
 
 
-def scores(name: str, train: np.ndarray, test: np.ndarray, seed: int = 0) -> np.ndarray:
+def scores(name: str, train: NDArray[Any], test: NDArray[Any], seed: int = 0) -> NDArray[Any]:
     """Scores (T,) of the test part by the baseline `name`.
 
     Args:
@@ -54,17 +56,18 @@ def scores(name: str, train: np.ndarray, test: np.ndarray, seed: int = 0) -> np.
     return smoothed(np.sqrt(np.minimum(residual**2 / variance, CAP).mean(axis=1)))
 
 
-def smoothed(values: np.ndarray) -> np.ndarray:
+def smoothed(values: NDArray[Any]) -> NDArray[Any]:
     """The exponentially weighted mean of all values so far; it starts at the first value."""
     start = [(1 - ALPHA) * values[0]]
-    return lfilter([ALPHA], [1.0, ALPHA - 1.0], values, zi=start)[0]
+    means: NDArray[Any] = lfilter([ALPHA], [1.0, ALPHA - 1.0], values, zi=start)[0]
+    return means
 
 
-def _standard(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standard(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return train, test
 
 
-def _ridge(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ridge(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Residuals of one regression of all features on their previous values."""
     taps = _with_lags(train, LAGS)
     gram = taps.T @ taps + RIDGE * np.eye(taps.shape[1])
@@ -73,13 +76,13 @@ def _ridge(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return train[LAGS:] - taps @ coefficients, test - _with_lags(following, LAGS) @ coefficients
 
 
-def _with_lags(z: np.ndarray, lags: int) -> np.ndarray:
+def _with_lags(z: NDArray[Any], lags: int) -> NDArray[Any]:
     """Design matrix (T - lags, lags F + 1): the `lags` events before each event, and a 1."""
     past = [z[lags - lag : len(z) - lag] for lag in range(1, lags + 1)]
     return np.concatenate([*past, np.ones((len(z) - lags, 1))], axis=1)
 
 
-def _pca(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pca(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The part of each event outside the span of the first principal components."""
     if train.shape[1] == 1:
         following = np.concatenate([train[-PCA_LAGS:], test])

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import repeat
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts import budget
 from streamgauge.models.alerts.budget import BudgetSpec, Start, start_of
@@ -35,7 +37,7 @@ HELD_OUT = 0.3  # share of the train part, at its end, that sets the first thres
 MESSAGES = ("opened", "updated")  # the closing of an alert does not count as a message
 
 #: Scores (T,) of one entity, and by budget the first threshold of the entity.
-BaselineScores = tuple[np.ndarray, dict[float, Start]]
+BaselineScores = tuple[NDArray[Any], dict[float, Start]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +46,9 @@ class Detection:
 
     name: str
     #: (T,) per series, finite, high is anomalous.
-    score: list[np.ndarray]
+    score: list[NDArray[Any]]
     #: By budget in messages per day: (T,) bool per series, True where a message is sent.
-    sent: dict[float, list[np.ndarray]]
+    sent: dict[float, list[NDArray[Any]]]
 
 
 def by_model(
@@ -71,8 +73,8 @@ def by_model(
     Raises:
         ConfigError: `test` has other features.
     """
-    sent: dict[float, list[np.ndarray]] = {}
-    score: list[np.ndarray] = []
+    sent: dict[float, list[NDArray[Any]]] = {}
+    score: list[NDArray[Any]] = []
     for per_day, spec in budgets.items():
         policy = AlertPolicy(per_entity_day=spec.per_day, cooldown_s=spec.cooldown_s)
         # The scores are the same for every budget.
@@ -128,34 +130,34 @@ def by_baselines(
 
 def _tasks(train: Dataset, test: Dataset) -> list[tuple[int, Series, Series]]:
     """Per entity of `test`: a seed, its train part (maybe empty) and its test part, unlabelled."""
-    trained = {one.entity_id: replace(one, labels=None) for one in train.series}
-    no_values = np.empty((0, train.schema.size), np.float32)
+    trained = {entity.entity_id: replace(entity, labels=None) for entity in train.series}
+    no_times, no_values = np.empty(0, np.int64), np.empty((0, train.schema.size), np.float32)
     return [
         (
             seed,
-            trained.get(one.entity_id, Series(one.entity_id, np.empty(0, np.int64), no_values)),
-            replace(one, labels=None),
+            trained.get(entity.entity_id) or Series(entity.entity_id, no_times, no_values),
+            replace(entity, labels=None),
         )
-        for seed, one in enumerate(test.series)
+        for seed, entity in enumerate(test.series)
     ]
 
 
 def _messages(
-    scores: Sequence[np.ndarray],
+    scores: Sequence[NDArray[Any]],
     series: Sequence[Series],
     *,
     starts: Sequence[Start],
     spec: BudgetSpec,
     from_row: Sequence[int],
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """Where messages of each series (T,) are sent; all series are computed side by side."""
     lengths = [len(score) for score in scores]
     shape = (max(lengths), len(lengths))
     level, times = np.full(shape, np.nan), np.zeros(shape, np.int64)
     may_send = np.zeros(shape, bool)
-    for i, (score, one) in enumerate(zip(scores, series, strict=True)):
+    for i, (score, entity) in enumerate(zip(scores, series, strict=True)):
         level[: lengths[i], i] = log_score(score)
-        times[: lengths[i], i] = one.event_time_us
+        times[: lengths[i], i] = entity.event_time_us
         may_send[from_row[i] : lengths[i], i] = True
     sent = budget.messages(level, times, spec, _stacked(starts), may_send)
     return [sent[:length, i] for i, length in enumerate(lengths)]
@@ -185,7 +187,7 @@ def _score_live(
     policies: tuple[ScoringPolicy, AlertPolicy],
     *,
     advance: Advance,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Per series the scores (T,), and (T,) bool where a message is sent."""
     if dataset.schema.names != artifact.schema.names:
         raise ConfigError(
@@ -194,12 +196,13 @@ def _score_live(
         )
     scorer = Scorer(artifact, *policies)
     table = EntityTable(scorer.layout)
-    lengths = [len(one.values) for one in dataset.series]
+    lengths = [len(entity.values) for entity in dataset.series]
     score, sent = np.empty(sum(lengths), np.float32), np.zeros(sum(lengths), bool)
     for block in _interleaved(dataset.series):
         scored = scorer.step(table, block)
         score[scored.block.row] = scored.score
-        sent[[one.row for one in scored.transitions if one.status in MESSAGES]] = True
+        messages = (each for each in scored.transitions if each.status in MESSAGES)
+        sent[[message.row for message in messages]] = True
         advance(len(block))
     cuts = np.cumsum(lengths)[:-1]
     return np.split(score, cuts), np.split(sent, cuts)
@@ -208,7 +211,7 @@ def _score_live(
 def _stacked(starts: Sequence[Start]) -> Start:
     """One start of arrays, one value per series."""
     log_threshold, threshold_rate, floor = (
-        np.array([getattr(one, name) for one in starts])
+        np.array([getattr(start, name) for start in starts])
         for name in ("log_threshold", "threshold_rate", "floor")
     )
     return Start(log_threshold, threshold_rate, floor)
@@ -220,14 +223,14 @@ def _interleaved(series: Sequence[Series]) -> Iterator[Block]:
     The scorer steps several entities at once; in this order a block holds many of them, however
     far apart in time they are. `Block.row` is the number of the event in all series.
     """
-    owner = np.repeat(np.arange(len(series)), [len(one.values) for one in series])
-    rank = np.concatenate([np.arange(len(one.values)) for one in series])
+    owner = np.repeat(np.arange(len(series)), [len(entity.values) for entity in series])
+    rank = np.concatenate([np.arange(len(entity.values)) for entity in series])
     order = np.lexsort((owner, rank))
     return series_blocks(series, order, order)
 
 
 @contextmanager
-def _mapper(processes: int) -> Iterator[Callable[..., Iterator]]:
+def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """A `map` that runs in `processes` processes."""
     if processes < 2:
         yield map

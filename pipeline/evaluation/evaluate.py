@@ -14,8 +14,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts import budget
 from streamgauge.models.alerts.budget import BudgetSpec
@@ -57,7 +59,7 @@ def evaluate(
     """
     metrics.library()  # a missing library is reported before minutes of training
     test = load(data, "test")
-    if all(one.labels is None for one in test.series):
+    if all(entity.labels is None for entity in test.series):
         raise ConfigError(f"evaluate: {data} must have labels in its test part; it has none")
     train = load(data, "train") if artifact is None or _has_train(data) else None
     out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ def _baselines(
     if cache.is_file():
         cached = json.loads(cache.read_text())
         if cached["key"] == key:
-            return [DetectorResult.from_json(one) for one in cached["results"]]
+            return [DetectorResult.from_json(result) for result in cached["results"]]
     with progress("baselines", len(test.series), narrate, unit="entities") as advance:
         detections = by_baselines(
             train,
@@ -111,7 +113,8 @@ def _baselines(
         for detection in detections:
             judged.append(judge(detection, test, is_nab))
             advance(1)
-    cache.write_text(json.dumps({"key": key, "results": [asdict(one) for one in judged]}) + "\n")
+    content = {"key": key, "results": [asdict(result) for result in judged]}
+    cache.write_text(json.dumps(content) + "\n")
     return judged
 
 
@@ -141,19 +144,23 @@ def judge(
     """
     from_row = _from_row(test, is_nab)
     rankings = tuple(
-        Ranking(None, None, None) if one.labels is None else ranking(score[at:], one.labels[at:])
-        for one, score, at in zip(test.series, detection.score, from_row, strict=True)
+        Ranking(None, None, None)
+        if entity.labels is None
+        else ranking(score[first:], entity.labels[first:])
+        for entity, score, first in zip(test.series, detection.score, from_row, strict=True)
     )
     at_budget = {
         budget_key(per_day): tuple(
-            message_metrics(sent, _labels(one), one.event_time_us, from_row=at)
-            for sent, one, at in zip(detection.sent[per_day], test.series, from_row, strict=True)
+            message_metrics(sent, _labels(entity), entity.event_time_us, from_row=first)
+            for sent, entity, first in zip(
+                detection.sent[per_day], test.series, from_row, strict=True
+            )
         )
         for per_day in budgets
     }
     return DetectorResult(
         detection.name,
-        tuple(one.entity_id for one in test.series),
+        tuple(entity.entity_id for entity in test.series),
         rankings,
         messages=at_budget,
         nab=_nab_scores(detection, test) if is_nab else None,
@@ -162,12 +169,12 @@ def judge(
 
 def _from_row(test: Dataset, is_nab: bool) -> list[int]:
     """The first row of each series that counts: in NAB the first after the probation."""
-    return [nab.probation_rows(len(one.values)) if is_nab else 0 for one in test.series]
+    return [nab.probation_rows(len(entity.values)) if is_nab else 0 for entity in test.series]
 
 
-def _labels(one: Series) -> np.ndarray:
+def _labels(entity: Series) -> NDArray[Any]:
     """The labels (T,); events without a label count as normal."""
-    return np.zeros(len(one.values), np.uint8) if one.labels is None else one.labels
+    return np.zeros(len(entity.values), np.uint8) if entity.labels is None else entity.labels
 
 
 def _nab_scores(detection: Detection, test: Dataset) -> dict[str, float]:
@@ -180,19 +187,19 @@ def _nab_scores(detection: Detection, test: Dataset) -> dict[str, float]:
         threshold of `standard`.
     """
     pairs = list(zip(test.series, detection.score, strict=True))
-    labels = [one.labels for one, _ in pairs if one.labels is not None]
+    labels = [entity.labels for entity, _ in pairs if entity.labels is not None]
     every = [
         nab.likelihood(np.square(score, dtype=np.float64))
-        for one, score in pairs
-        if one.labels is not None
+        for entity, score in pairs
+        if entity.labels is not None
     ]
     unlikely = [nab.onsets(score) for score in every]
     best = {name: nab.Corpus(labels, name).best(unlikely) for name in nab.PROFILES}
     threshold = best["standard"].threshold
     files = [
-        nab.Corpus([one]).at([score], threshold)
-        for one, score in zip(labels, unlikely, strict=True)
-        if one.any()
+        nab.Corpus([file_labels]).at([score], threshold)
+        for file_labels, score in zip(labels, unlikely, strict=True)
+        if file_labels.any()
     ]
     standard = nab.Corpus(labels)
     return {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.budget import DAY_US
 from streamgauge.models.errors import ConfigError
@@ -47,7 +48,7 @@ class MessageMetrics:
     delay_s: float | None
 
 
-def ranking(score: np.ndarray, labels: np.ndarray) -> Ranking:
+def ranking(score: NDArray[Any], labels: NDArray[Any]) -> Ranking:
     """AUC-PR, VUS-PR and the best F1 over all thresholds.
 
     Args:
@@ -65,7 +66,7 @@ def ranking(score: np.ndarray, labels: np.ndarray) -> Ranking:
     )
 
 
-def vus_pr(score: np.ndarray, labels: np.ndarray, window: int = VUS_WINDOW) -> float:
+def vus_pr(score: NDArray[Any], labels: NDArray[Any], window: int = VUS_WINDOW) -> float:
     """Volume under the precision-recall surface over thresholds and widths of labels.
 
     Paparrizos et al. 2022, "Volume Under the Surface". The result is that of the
@@ -79,7 +80,7 @@ def vus_pr(score: np.ndarray, labels: np.ndarray, window: int = VUS_WINDOW) -> f
     levels = -np.sort(-score)[np.linspace(0, len(score) - 1, VUS_THRESHOLDS).astype(int)]
     first = np.searchsorted(-levels, -score)  # (T,) the first threshold each row reaches
 
-    def reached(weights: np.ndarray) -> np.ndarray:
+    def reached(weights: NDArray[Any]) -> NDArray[Any]:
         return np.cumsum(np.bincount(first, weights, VUS_THRESHOLDS + 1))[:-1]
 
     predicted, labelled = reached(np.ones(len(score))), reached(labels)
@@ -90,14 +91,14 @@ def vus_pr(score: np.ndarray, labels: np.ndarray, window: int = VUS_WINDOW) -> f
         true = reached(extended)
         positives = (labels.sum() + labels.sum() + true - labelled) / 2
         earliest = np.sort([first[start : end + 1].min() for start, end in areas])
-        found = np.searchsorted(earliest, np.arange(VUS_THRESHOLDS), side="right") / len(areas)
-        recall = np.minimum(true / positives, 1.0) * found
+        existence = np.searchsorted(earliest, np.arange(VUS_THRESHOLDS), side="right") / len(areas)
+        recall = np.minimum(true / positives, 1.0) * existence
         volume += float(np.dot(np.diff(recall, prepend=0.0), true / predicted))
     return volume / (window + 1)
 
 
 def message_metrics(
-    sent: np.ndarray, labels: np.ndarray, event_time_us: np.ndarray, *, from_row: int = 0
+    sent: NDArray[Any], labels: NDArray[Any], event_time_us: NDArray[Any], *, from_row: int = 0
 ) -> MessageMetrics:
     """Compare the messages of one entity with its labels.
 
@@ -123,7 +124,7 @@ def message_metrics(
     )
 
 
-def random_recall(labels: np.ndarray, messages: int) -> float | None:
+def random_recall(labels: NDArray[Any], messages: int) -> float | None:
     """The expected share of labelled runs with one of `messages` at random rows inside."""
     shares = ((end - first) / len(labels) for first, end in label_runs(labels))
     return recall_by_chance(np.full(messages, share) for share in shares)

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, log_ndtr
 
 from streamgauge.pipeline.data.datasets import NAB_PROBATION_ROWS_MAX, NAB_PROBATION_SHARE
@@ -70,11 +72,11 @@ class Corpus:
         profile: a key of `PROFILES`.
     """
 
-    def __init__(self, labels: Sequence[np.ndarray], profile: str = "standard") -> None:
+    def __init__(self, labels: Sequence[NDArray[Any]], profile: str = "standard") -> None:
         self._profile = PROFILES[profile]
         rewards, windows, count = [], [], 0
-        for one in labels:
-            reward, window = _reward(one, self._profile)
+        for file_labels in labels:
+            reward, window = _reward(file_labels, self._profile)
             windows.append(np.where(window >= 0, window + count, window))
             rewards.append(reward)
             count += int(window.max(initial=-1)) + 1
@@ -82,19 +84,19 @@ class Corpus:
         self._reward = np.concatenate(rewards)
         self._window = np.concatenate(windows)
 
-    def best(self, scores: Sequence[np.ndarray]) -> Best:
+    def best(self, scores: Sequence[NDArray[Any]]) -> Best:
         """The best score over all thresholds: the published rule, which uses the labels."""
         thresholds, raw = self._sweep(np.concatenate(list(scores)))
         at = int(np.argmax(raw))
         return Best(float(thresholds[at]), self._normalised(float(raw[at])))
 
-    def at(self, scores: Sequence[np.ndarray], threshold: float) -> float:
+    def at(self, scores: Sequence[NDArray[Any]], threshold: float) -> float:
         """The score if every row with a score of at least `threshold` is a detection."""
         thresholds, raw = self._sweep(np.concatenate(list(scores)))
         # Thresholds are in descending order: take the last one that is high enough.
         return self._normalised(float(raw[np.flatnonzero(thresholds >= threshold)[-1]]))
 
-    def _sweep(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _sweep(self, score: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """All distinct thresholds in descending order from infinity, and the raw score at each."""
         scored = np.flatnonzero(self._window != PROBATION)
         score = np.nan_to_num(score[scored], nan=-np.inf, neginf=-np.inf, posinf=np.inf)
@@ -121,7 +123,7 @@ def probation_rows(rows: int) -> int:
     return min(int(NAB_PROBATION_SHARE * rows), NAB_PROBATION_ROWS_MAX)
 
 
-def likelihood(score: np.ndarray, rows: int = LIKELIHOOD_ROWS, recent: int = 1) -> np.ndarray:
+def likelihood(score: NDArray[Any], rows: int = LIKELIHOOD_ROWS, recent: int = 1) -> NDArray[Any]:
     """How unlikely each score is given the scores before it: -log10 of the normal tail.
 
     Ahmad, Lavin, Purdy and Agha 2017, "Unsupervised real-time anomaly detection for
@@ -142,10 +144,11 @@ def likelihood(score: np.ndarray, rows: int = LIKELIHOOD_ROWS, recent: int = 1) 
         np.maximum(_rolling_mean(centred**2, rows) - _rolling_mean(centred, rows) ** 2, 0.0)
     )
     floor = np.maximum(LIKELIHOOD_STD_MIN * np.maximum.accumulate(np.abs(mean)), 1e-12)
-    return -log_ndtr(-(now - mean) / np.maximum(spread, floor)) / np.log(10.0)
+    unlikely: NDArray[Any] = -log_ndtr(-(now - mean) / np.maximum(spread, floor)) / np.log(10.0)
+    return unlikely
 
 
-def onsets(score: np.ndarray, rows: int = ONSET_ROWS) -> np.ndarray:
+def onsets(score: NDArray[Any], rows: int = ONSET_ROWS) -> NDArray[Any]:
     """`score` where it exceeds the previous `rows` scores, else -inf: one detection per anomaly.
 
     The benchmark counts every row above the threshold outside a window. Without this step one
@@ -156,15 +159,16 @@ def onsets(score: np.ndarray, rows: int = ONSET_ROWS) -> np.ndarray:
     return np.where(score > highest, score, -np.inf)
 
 
-def _rolling_mean(values: np.ndarray, rows: int) -> np.ndarray:
+def _rolling_mean(values: NDArray[Any], rows: int) -> NDArray[Any]:
     """The mean of each value and up to `rows` - 1 values before it."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - rows, 0)
-    return (total[end] - total[start]) / (end - start)
+    mean: NDArray[Any] = (total[end] - total[start]) / (end - start)
+    return mean
 
 
-def _reward(labels: np.ndarray, profile: Profile) -> tuple[np.ndarray, np.ndarray]:
+def _reward(labels: NDArray[Any], profile: Profile) -> tuple[NDArray[Any], NDArray[Any]]:
     """The reward (T,) of a detection at each row, and the number (T,) of its window."""
     rows = np.arange(len(labels))
     reward, window = np.full(len(rows), -profile.false), np.full(len(rows), OUTSIDE)
@@ -180,6 +184,7 @@ def _reward(labels: np.ndarray, profile: Profile) -> tuple[np.ndarray, np.ndarra
     return reward, window
 
 
-def _scaled(position: np.ndarray) -> np.ndarray:
+def _scaled(position: NDArray[Any]) -> NDArray[Any]:
     """Nearly 1 at the left edge of a window (-1), 0 at its right edge (0), nearly -1 at 1."""
-    return 2.0 * expit(-STEEPNESS * position) - 1.0
+    scaled: NDArray[Any] = 2.0 * expit(-STEEPNESS * position) - 1.0
+    return scaled

@@ -58,16 +58,16 @@ def filled_in(
         evaluations: by data set.
         variants: by data set and by the name of the variant, see `ablation`.
     """
-    tables = [line for name, one in evaluations.items() for line in _table(SETS[name], one)]
+    tables = [line for name, each in evaluations.items() for line in _table(SETS[name], each)]
     tables += _variants_table(variants)
-    return between(page, BEGIN, END, tables)
+    return between(page, BEGIN, END, lines=tables)
 
 
 def _table(title: str, evaluation: Evaluation) -> Iterator[str]:
     model = evaluation.results[0]
     yield f"\n### {title}\n"
     yield f"{len(model.entities)} entities; model {evaluation.digest[:12]}.\n"
-    yield "| | " + " | ".join(one.name for one in evaluation.results) + " |"
+    yield "| | " + " | ".join(result.name for result in evaluation.results) + " |"
     yield "| --- |" + " --- |" * len(evaluation.results)
     for name, cells in _rows(evaluation.results):
         yield f"| {name} | " + " | ".join(cells) + " |"
@@ -102,27 +102,27 @@ def _of_variant(mean: dict[str, float | None]) -> str:
 
 def _rows(results: tuple[DetectorResult, ...]) -> Iterator[tuple[str, list[str]]]:
     """The name of a figure, and its value for each detector."""
-    means = [one.headline()["mean"] for one in results]
+    means = [result.headline()["mean"] for result in results]
     for key, name in (("auc_pr", "AUC-PR"), ("vus_pr", "VUS-PR"), ("best_f1", "best F1")):
-        yield name, [_number(one[key], 3) for one in means]
+        yield name, [_number(result[key], 3) for result in means]
     if results[0].nab is not None:
-        yield "NAB standard", [_number(one["nab_standard"], 1) for one in means]
-        fixed = [None if one.nab is None else one.nab["fixed"] for one in results]
-        yield "NAB standard, threshold set without labels", [_number(one, 1) for one in fixed]
+        yield "NAB standard", [_number(result["nab_standard"], 1) for result in means]
+        fixed = [None if result.nab is None else result.nab["fixed"] for result in results]
+        yield "NAB standard, threshold set without labels", [_number(result, 1) for result in fixed]
     for per_day, name in ((1.0, "1"), (0.2, "0.2"), (1 / 7, "1/7")):
-        at = [one.at(per_day) for one in results]
+        at = [result.at(per_day) for result in results]
         yield (
             f"event recall at {name} a day (by chance)",
-            [f"{_number(one['recall'])} ({_number(one['recall_by_chance'])})" for one in at],
+            [f"{_number(each['recall'])} ({_number(each['recall_by_chance'])})" for each in at],
         )
-        yield "… delay, minutes", [_minutes(one["delay_s"]) for one in at]
-        yield "… false alerts a day", [_number(one["false_per_day"]) for one in at]
+        yield "… delay, minutes", [_minutes(result["delay_s"]) for result in at]
+        yield "… false alerts a day", [_number(result["false_per_day"]) for result in at]
         yield (
             "… messages over the budget, mean (worst entity)",
             [
-                f"{_share(one['messages_per_day'], per_day)} "
-                f"({_share(one['messages_per_day_worst'], per_day)})"
-                for one in at
+                f"{_share(result['messages_per_day'], per_day)} "
+                f"({_share(result['messages_per_day_worst'], per_day)})"
+                for result in at
             ],
         )
 

@@ -32,10 +32,10 @@ class DetectorResult:
         """Mean and worst entity of the figures that `--json` promises."""
         day = self.messages[budget_key(1.0)]
         figures: dict[str, list[float | None]] = {
-            name: [getattr(one, name) for one in self.rankings] for name in RANKINGS
+            name: [getattr(entity, name) for entity in self.rankings] for name in RANKINGS
         }
-        figures["event_recall_at_1_per_day"] = [one.recall for one in day]
-        false = [one.false for one in day]
+        figures["event_recall_at_1_per_day"] = [entity.recall for entity in day]
+        false = [entity.false for entity in day]
         standard, lowest = (None, None) if self.nab is None else _mean_and_worst(self.nab)
         return {
             "mean": {
@@ -54,22 +54,22 @@ class DetectorResult:
         """The metrics of messages at one budget, over all entities."""
         metrics = self.messages[budget_key(per_day)]
         return {
-            "recall": mean([one.recall for one in metrics]),
-            "recall_by_chance": mean([one.recall_by_chance for one in metrics]),
-            "delay_s": mean([one.delay_s for one in metrics]),
-            "false_per_day": mean([one.false for one in metrics]),
-            "messages_per_day": mean([one.messages for one in metrics]),
-            "messages_per_day_worst": max(one.messages for one in metrics),
+            "recall": mean([entity.recall for entity in metrics]),
+            "recall_by_chance": mean([entity.recall_by_chance for entity in metrics]),
+            "delay_s": mean([entity.delay_s for entity in metrics]),
+            "false_per_day": mean([entity.false for entity in metrics]),
+            "messages_per_day": mean([entity.messages for entity in metrics]),
+            "messages_per_day_worst": max(entity.messages for entity in metrics),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DetectorResult:
         """Read a result from the plain types that `asdict` makes."""
         messages = {
-            budget: tuple(MessageMetrics(**one) for one in entities)
+            budget: tuple(MessageMetrics(**entity) for entity in entities)
             for budget, entities in data["messages"].items()
         }
-        rankings = tuple(Ranking(**one) for one in data["rankings"])
+        rankings = tuple(Ranking(**entity) for entity in data["rankings"])
         return cls(data["name"], tuple(data["entities"]), rankings, messages, nab=data["nab"])
 
 
@@ -84,7 +84,7 @@ class Evaluation:
     def headline(self) -> dict[str, Any]:
         """The JSON object of `--json`."""
         model, *others = self.results
-        return {**model.headline(), "baselines": {one.name: one.headline() for one in others}}
+        return {**model.headline(), "baselines": {other.name: other.headline() for other in others}}
 
     def to_json(self) -> dict[str, Any]:
         """All results, per entity, as plain types."""
@@ -93,12 +93,12 @@ class Evaluation:
             "model": self.digest,
             **self.headline(),
             "at": {
-                one.name: {
-                    key: one.at(per_day) for per_day in BUDGETS for key in [budget_key(per_day)]
+                result.name: {
+                    key: result.at(per_day) for per_day in BUDGETS for key in [budget_key(per_day)]
                 }
-                for one in self.results
+                for result in self.results
             },
-            "results": [asdict(one) for one in self.results],
+            "results": [asdict(result) for result in self.results],
         }
 
 
@@ -111,20 +111,20 @@ def lines(evaluation: Evaluation) -> Iterator[str]:
     )
     for i, entity in enumerate(model.entities):
         metrics = [model.messages[budget_key(per_day)][i] for per_day in BUDGETS]
-        cells: list[Cells] = [(one.recall, one.delay_s, one.false) for one in metrics]
+        cells: list[Cells] = [(entity.recall, entity.delay_s, entity.false) for entity in metrics]
         yield _line(entity, asdict(model.rankings[i]), cells)
-    for one in evaluation.results:
-        for which, summary in one.headline().items():
-            cells = [_cells(one, which, per_day) for per_day in BUDGETS]
-            yield _line(f"{which} {one.name}", summary, cells)
-    for one in evaluation.results:
-        if one.nab is not None:
-            scores = ", ".join(f"{name} {value:.1f}" for name, value in one.nab.items())
-            yield f"NAB {one.name}: {scores}"
+    for result in evaluation.results:
+        for which, summary in result.headline().items():
+            cells = [_cells(result, which, per_day) for per_day in BUDGETS]
+            yield _line(f"{which} {result.name}", summary, cells)
+    for result in evaluation.results:
+        if result.nab is not None:
+            scores = ", ".join(f"{name} {value:.1f}" for name, value in result.nab.items())
+            yield f"NAB {result.name}: {scores}"
 
 
-def _cells(one: DetectorResult, which: str, per_day: float) -> Cells:
-    metrics = one.messages[budget_key(per_day)]
+def _cells(result: DetectorResult, which: str, per_day: float) -> Cells:
+    metrics = result.messages[budget_key(per_day)]
     recall, delay_s, false = (
         [getattr(each, name) for each in metrics] for name in ("recall", "delay_s", "false")
     )

@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def entities(self) -> int:
         """The number of entities in all files."""
-        return sum(one.entities for one in self.files.values())
+        return sum(file.entities for file in self.files.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,11 +264,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise StateDamagedError(
             f"{folder / MANIFEST}: must be the manifest of an export; {error}"
         ) from None
-    for one in manifest.files.values():
-        digest = hashlib.sha256(read_file(str(folder / one.file))).hexdigest()
-        if digest != one.sha256:
+    for shard in manifest.files.values():
+        digest = hashlib.sha256(read_file(str(folder / shard.file))).hexdigest()
+        if digest != shard.sha256:
             raise StateDamagedError(
-                f"{folder / one.file}: SHA-256 must be {one.sha256[:16]}…; got {digest[:16]}…; "
+                f"{folder / shard.file}: SHA-256 must be {shard.sha256[:16]}…; got {digest[:16]}…; "
                 "export the state again"
             )
     return manifest

@@ -54,7 +54,7 @@ def resolve_ranges(config: Config, partitions: int, start: str, end: str) -> lis
         end: likewise. A partition that the offsets do not name is left out.
 
     Raises:
-        ConfigError: no event lies in the range, `start` is no longer in the log, or an offset
+        ConfigError: the range holds no event, `start` is no longer in the log, or an offset
             is of a partition that does not exist.
     """
     first, last = parse_start(start), parse_start(end)
@@ -75,7 +75,7 @@ def resolve_ranges(config: Config, partitions: int, start: str, end: str) -> lis
     if not ranges:
         raise ConfigError(
             f"--from, --to: must hold at least one event of {config.input.topic!r}; "
-            f"nothing lies between {start} and {end}"
+            f"nothing is between {start} and {end}"
         )
     return ranges
 
@@ -97,7 +97,7 @@ def processed_ranges(
         The ranges, and the partitions whose events from before the range are gone.
 
     Raises:
-        ConfigError: no event lies in the range.
+        ConfigError: the range holds no event.
     """
     ranges, truncated = {}, []
     for partition in range(partitions):

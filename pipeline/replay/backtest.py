@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.policy import CALM_EVENTS
 from streamgauge.models.artifacts.artifact import Artifact
@@ -180,7 +181,7 @@ def with_values(
     series: Sequence[ScoredSeries], source: Source, ranges: Sequence[Range]
 ) -> list[ScoredSeries]:
     """The series with their feature values, which are read from the log again."""
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {s.entity_id: [] for s in series}
+    parts: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {s.entity_id: [] for s in series}
     wanted = pa.array(list(parts), pa.string())
     for each in ranges:
         for block in read_range(source, each):
@@ -190,11 +191,11 @@ def with_values(
                 own = rows[codes == i]
                 parts[name].append((block.event_time_us[own], block.features[own]))
     complete = []
-    for one in series:
-        time_us = np.concatenate([t for t, _ in parts[one.entity_id]])
-        values = np.concatenate([v for _, v in parts[one.entity_id]])
-        row = np.clip(np.searchsorted(time_us, one.event_time_us), 0, len(time_us) - 1)
-        complete.append(dataclasses.replace(one, values=values[row]))
+    for entity in series:
+        time_us = np.concatenate([t for t, _ in parts[entity.entity_id]])
+        values = np.concatenate([v for _, v in parts[entity.entity_id]])
+        row = np.clip(np.searchsorted(time_us, entity.event_time_us), 0, len(time_us) - 1)
+        complete.append(dataclasses.replace(entity, values=values[row]))
     return complete
 
 

@@ -149,8 +149,8 @@ def _report_data(
     series: list[ScoredSeries],
     summary: dict[str, Any],
 ) -> ReportData:
-    first = min(int(one.event_time_us[0]) for one in sample.series)
-    last = max(int(one.event_time_us[-1]) for one in sample.series)
+    first = min(int(entity.event_time_us[0]) for entity in sample.series)
+    last = max(int(entity.event_time_us[-1]) for entity in sample.series)
     return ReportData(
         title="Anomalies in the bundled telemetry",
         subtitle=f"{len(sample.series)} server machines, {formatting.moment(first)} to "
@@ -171,14 +171,15 @@ def _table(series: list[ScoredSeries], replay: Replay, summary: dict[str, Any]) 
     """A line per entity and one for all."""
     alerts = alerts_of(replay.alerts)
     yield f"{'entity':<20} {'events':>8} {'anomalies':>10} {'found':>6} {'alerts':>7} {'false':>6}"
-    for one in series:
-        own = [alert for alert in alerts if alert.entity_id == one.entity_id]
-        anomalies = labelled_anomalies_of(one)
-        found = sum(any(alert.overlaps(each) for alert in own) for each in anomalies)
+    for entity in series:
+        own = [alert for alert in alerts if alert.entity_id == entity.entity_id]
+        anomalies = labelled_anomalies_of(entity)
+        detected = sum(any(alert.overlaps(each) for alert in own) for each in anomalies)
         false = sum(not any(alert.overlaps(each) for each in anomalies) for alert in own)
         yield (
-            f"{formatting.plain(one.entity_id):<20} {len(one.score):>8,} {len(anomalies):>10} "
-            f"{found:>6} {len(own):>7} {false:>6}"
+            f"{formatting.plain(entity.entity_id):<20} {len(entity.score):>8,} "
+            f"{len(anomalies):>10} "
+            f"{detected:>6} {len(own):>7} {false:>6}"
         )
     recall, false_rate = summary["event_recall"], summary["false_alerts_per_entity_day"]
     if recall is not None:

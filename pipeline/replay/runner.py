@@ -17,7 +17,7 @@ import apache_beam as beam
 import msgspec
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.pipeline import graph
@@ -49,7 +49,7 @@ class Replay:
 def run_in_process(
     config: Config,
     artifact: Artifact,
-    reading: beam.PTransform,
+    reading: beam.PTransform[Any, Any],
     *,
     directory: Path,
     listener: Listener | None = None,
@@ -86,7 +86,7 @@ def run_in_process(
 def run_on_flink(
     config: Config,
     artifact: Artifact,
-    reading: beam.PTransform,
+    reading: beam.PTransform[Any, Any],
     *,
     directory: Path,
     options: PipelineOptions,
@@ -111,7 +111,7 @@ def run_on_flink(
 def _run(
     config: Config,
     artifact: Artifact,
-    reading: beam.PTransform,
+    reading: beam.PTransform[Any, Any],
     *,
     sinks: graph.Sinks,
     snapshots: SnapshotSettings | None,
@@ -124,7 +124,7 @@ def _run(
         pipeline = beam.Pipeline(options=options)
     state = snapshots or graph.replay_state(config)
     graph.build(pipeline, config, artifact, reading, sinks, state, is_live=False)
-    pipeline.run().wait_until_finish()
+    pipeline.run().wait_until_finish()  # type: ignore[no-untyped-call]
 
 
 def gather(directory: Path) -> Replay:

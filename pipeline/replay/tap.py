@@ -27,7 +27,7 @@ POLL_INTERVAL_S = 0.1  # a reader does not notice the delay, and the scorer keep
 _HEAD = struct.Struct("<HI")  # bytes of the kind, bytes of the element
 
 
-class Tap(beam.PTransform):
+class Tap(beam.PTransform[Any, Any]):
     """A sink that also copies its messages to a file.
 
     Args:
@@ -36,7 +36,7 @@ class Tap(beam.PTransform):
         copy: the file; `listening` reads it.
     """
 
-    def __init__(self, sink: beam.PTransform, kind: str, copy: Path) -> None:
+    def __init__(self, sink: beam.PTransform[Any, Any], kind: str, copy: Path) -> None:
         super().__init__()
         self._sink = sink
         self._kind = kind
@@ -44,7 +44,9 @@ class Tap(beam.PTransform):
 
     def expand(self, messages: Any) -> Any:
         """Copy each element, then write it with the sink."""
-        copied = messages | "Tap" >> beam.ParDo(_Copy(str(self._copy), self._kind))
+        copied = messages | "Tap" >> beam.ParDo(  # type: ignore[no-untyped-call]
+            _Copy(str(self._copy), self._kind)
+        )
         return copied | "Write" >> self._sink
 
 
@@ -74,10 +76,10 @@ def listening(copy: Path, listener: Listener) -> Iterator[None]:
     ended = threading.Event()
 
     def follow() -> None:
-        with copy.open("rb") as file:
-            while not ended.wait(POLL_INTERVAL_S):
-                _read_on(file, listener)
-            _read_on(file, listener)
+        position = 0
+        while not ended.wait(POLL_INTERVAL_S):
+            position = _read_from(copy, position, listener)
+        _read_from(copy, position, listener)
 
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(follow)
@@ -88,17 +90,20 @@ def listening(copy: Path, listener: Listener) -> Iterator[None]:
         following.result()
 
 
-def _read_on(file: Any, listener: Listener) -> None:
-    """Read the complete messages; leave the file at the first one that is still incomplete."""
-    while True:
-        start = file.tell()
-        head = file.read(_HEAD.size)
-        if len(head) == _HEAD.size:
-            kind_bytes, element_bytes = _HEAD.unpack(head)
-            data = file.read(kind_bytes + element_bytes)
-            if len(data) == kind_bytes + element_bytes:
-                for message in decode_outgoing(data[kind_bytes:]):
-                    listener(data[:kind_bytes].decode(), message)
-                continue
-        file.seek(start)
-        return
+def _read_from(copy: Path, position: int, listener: Listener) -> int:
+    """Pass the complete messages after `position` to the listener; returns the next position."""
+    with copy.open("rb") as file:
+        file.seek(position)
+        data = file.read()
+    start = 0
+    while start + _HEAD.size <= len(data):
+        kind_bytes, element_bytes = _HEAD.unpack_from(data, start)
+        element_start = start + _HEAD.size + kind_bytes
+        end = element_start + element_bytes
+        if end > len(data):
+            break
+        kind = data[start + _HEAD.size : element_start].decode()
+        for message in decode_outgoing(data[element_start:end]):
+            listener(kind, message)
+        start = end
+    return position + start

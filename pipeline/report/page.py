@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.scored_block import NEW_NORMAL
 from streamgauge.pipeline.console import formatting
@@ -102,9 +103,9 @@ class _EntityCard:
 def render(report: ReportData) -> str:
     """The report as the text of an HTML page; all text from outside is escaped."""
     alerts = alerts_of(report.alert_records)
-    views = {one.entity_id: _view(one, alerts) for one in report.series}
+    views = {entity.entity_id: _view(entity, alerts) for entity in report.series}
     shown = worst_first(report.series, alerts)[:ENTITIES_SHOWN]
-    anchors = {one.entity_id: f"entity-{number}" for number, one in enumerate(shown)}
+    anchors = {entity.entity_id: f"entity-{number}" for number, entity in enumerate(shown)}
     rarest = sorted(alerts, key=lambda alert: -alert.rarity_1_in_n)[:ALERTS_SHOWN]
     return _template().render(
         title=formatting.plain(report.title),
@@ -136,9 +137,9 @@ def worst_first(series: Sequence[ScoredSeries], alerts: Sequence[Alert]) -> list
     for alert in alerts:
         rarest[alert.entity_id] = max(alert.rarity_1_in_n, rarest.get(alert.entity_id, 0.0))
 
-    def severity(one: ScoredSeries) -> tuple[float, int, float]:
-        top = float(np.nanmax(one.score, initial=-np.inf))
-        return rarest.get(one.entity_id, 0.0), count[one.entity_id], top
+    def severity(entity: ScoredSeries) -> tuple[float, int, float]:
+        top = float(np.nanmax(entity.score, initial=-np.inf))
+        return rarest.get(entity.entity_id, 0.0), count[entity.entity_id], top
 
     return sorted(series, key=severity, reverse=True)
 
@@ -208,9 +209,9 @@ def _facts(view: _EntityView) -> tuple[str, ...]:
     series, alerts, anomalies = view.series, view.alerts, view.anomalies
     facts = [f"{len(series.score):,} events", _count(len(alerts), "alert", "alerts")]
     if series.labels is not None:
-        found = sum(any(alert.overlaps(anomaly) for alert in alerts) for anomaly in anomalies)
+        detected = sum(any(alert.overlaps(anomaly) for alert in alerts) for anomaly in anomalies)
         total = _count(len(anomalies), "labelled anomaly", "labelled anomalies")
-        facts.append(f"{found} of {total} found")
+        facts.append(f"{detected} of {total} found")
     if alerts:
         facts.append(formatting.rarity(max(alert.rarity_1_in_n for alert in alerts)))
     return tuple(facts)
@@ -229,11 +230,12 @@ def _main_features(report: ReportData, series: ScoredSeries, alerts: Sequence[Al
     return (chosen + others)[:FEATURES_SHOWN]
 
 
-def _relative_spread(values: np.ndarray) -> np.ndarray:
+def _relative_spread(values: NDArray[Any]) -> NDArray[Any]:
     """Standard deviation divided by range, (F,): high for a feature that often changes."""
     finite = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
     extent = finite.max(axis=0) - finite.min(axis=0)
-    return finite.std(axis=0) / np.where(extent > 0, extent, 1.0)
+    spread: NDArray[Any] = finite.std(axis=0) / np.where(extent > 0, extent, 1.0)
+    return spread
 
 
 def _close_up(series: ScoredSeries, alert: Alert) -> TimeAxis:

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PLOT_WIDTH = 900
 AXIS_WIDTH = 76  # used by the template too
@@ -104,7 +106,7 @@ class TimeAxis:
     first_us: int
     last_us: int
 
-    def x(self, time_us: np.ndarray | int) -> np.ndarray:
+    def x(self, time_us: NDArray[Any] | int) -> NDArray[Any]:
         """Horizontal coordinates; they may be outside the plot."""
         length = max(1, self.last_us - self.first_us)
         return (np.asarray(time_us) - self.first_us) / length * PLOT_WIDTH
@@ -131,7 +133,7 @@ class TimeAxis:
 
 
 def value_panel(
-    label: str, index: int, axis: TimeAxis, *, time_us: np.ndarray, values: np.ndarray
+    label: str, index: int, axis: TimeAxis, *, time_us: NDArray[Any], values: NDArray[Any]
 ) -> Panel:
     """The panel of a feature, on a linear axis.
 
@@ -156,8 +158,8 @@ def score_panel(
     index: int,
     axis: TimeAxis,
     *,
-    time_us: np.ndarray,
-    score: np.ndarray,
+    time_us: NDArray[Any],
+    score: NDArray[Any],
     unit: float,
     messages: Sequence[SentMessage] = (),
 ) -> Panel:
@@ -200,8 +202,8 @@ def _line(
     index: int,
     axis: TimeAxis,
     *,
-    time_us: np.ndarray,
-    drawn: np.ndarray,
+    time_us: NDArray[Any],
+    drawn: NDArray[Any],
     bounds: tuple[float, float],
 ) -> str:
     """The SVG path of the values `drawn`, (T,), in the panel `index`."""
@@ -236,7 +238,7 @@ def round_marks(low: float, high: float, count: int = 3) -> list[float]:
     return [mark * step for mark in range(first, math.floor(high / step) + 1)]
 
 
-def path(x: np.ndarray, y: np.ndarray) -> str:
+def path(x: NDArray[Any], y: NDArray[Any]) -> str:
     """An SVG path through the points, x and y of shape (N,), interrupted where y is not finite.
 
     >>> path(np.array([0, 1, 2, 3]), np.array([5.0, 6.0, np.nan, 7.0]))
@@ -260,7 +262,7 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
     return "".join(parts)
 
 
-def _extremes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _extremes(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The points with the smallest and the largest y of each column, in order of x."""
     column = np.floor(x / COLUMN_WIDTH).astype(np.int64)
     starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.budget import DAY_US
 from streamgauge.pipeline.data.labels import label_runs, recall_by_chance
@@ -28,15 +29,15 @@ class ScoredSeries:
 
     entity_id: str
     #: (T,) int64, microseconds since 1970-01-01 UTC.
-    event_time_us: np.ndarray
+    event_time_us: NDArray[Any]
     #: (T,) float32, high is anomalous.
-    score: np.ndarray
+    score: NDArray[Any]
     #: (T,) float32, "once in N events of this entity".
-    rarity_1_in_n: np.ndarray
+    rarity_1_in_n: NDArray[Any]
     #: (T, F) float32 in raw units, NaN where missing.
-    values: np.ndarray
+    values: NDArray[Any]
     #: (T,) uint8, 1 = anomalous; None for an entity without labels.
-    labels: np.ndarray | None = None
+    labels: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ def summarise(
         `false_alerts_per_entity_day` is None without labels.
     """
     alerts = alerts_of(records)
-    labelled = [one for one in series if one.labels is not None]
-    judged = [(labelled_anomalies_of(one), _alerts_on(one, alerts)) for one in labelled]
+    labelled = [entity for entity in series if entity.labels is not None]
+    judged = [(labelled_anomalies_of(entity), _alerts_on(entity, alerts)) for entity in labelled]
     anomalies = sum(len(of_entity) for of_entity, _ in judged)
     delays = _delays_us(judged)
     false_alerts = sum(
@@ -98,9 +99,9 @@ def summarise(
         for of_entity, raised in judged
         for alert in raised
     )
-    days = sum(_span_us(one) for one in labelled) / DAY_US
+    days = sum(_span_us(entity) for entity in labelled) / DAY_US
     return {
-        "events": sum(len(one.score) for one in series),
+        "events": sum(len(entity.score) for entity in series),
         "entities": len(series),
         "alerts": len(alerts),
         "labelled_anomalies": anomalies,
@@ -134,13 +135,13 @@ def alerts_of(records: Iterable[AlertRecord]) -> list[Alert]:
     for record in records:
         by_alert.setdefault(record["alert_id"], {})[record["id"]] = record
     alerts = [_alert(alert_id, distinct.values()) for alert_id, distinct in by_alert.items()]
-    return sorted(alerts, key=lambda one: (one.opened_us, one.entity_id, one.alert_id))
+    return sorted(alerts, key=lambda alert: (alert.opened_us, alert.entity_id, alert.alert_id))
 
 
 def _alert(alert_id: str, records: Iterable[AlertRecord]) -> Alert:
-    ordered = sorted(records, key=lambda one: int(one["event"]["time_us"]))
-    closed = next((one for one in ordered if one["status"] == "closed"), None)
-    first = next((one for one in ordered if one["status"] == "opened"), ordered[0])
+    ordered = sorted(records, key=lambda record: int(record["event"]["time_us"]))
+    closed = next((record for record in ordered if record["status"] == "closed"), None)
+    first = next((record for record in ordered if record["status"] == "opened"), ordered[0])
     rarest = max(ordered, key=rarity_1_in_n)
     return Alert(
         alert_id=alert_id,
@@ -151,7 +152,7 @@ def _alert(alert_id: str, records: Iterable[AlertRecord]) -> Alert:
         rarity_1_in_n=rarity_1_in_n(rarest),
         severity=rarest["severity"],
         first=first,
-        messages=tuple(one for one in ordered if one["status"] != "closed"),
+        messages=tuple(record for record in ordered if record["status"] != "closed"),
     )
 
 
@@ -176,20 +177,22 @@ def labelled_anomalies_of(series: ScoredSeries) -> list[LabelledAnomaly]:
 def random_recall(series: Iterable[ScoredSeries], alerts: Sequence[Alert]) -> float | None:
     """The expected recall if each alert were at a random time of its entity."""
     shares = []
-    for one in series:
-        lengths = _lengths_us(one, _alerts_on(one, alerts))
-        for anomaly in labelled_anomalies_of(one):
+    for entity in series:
+        lengths = _lengths_us(entity, _alerts_on(entity, alerts))
+        for anomaly in labelled_anomalies_of(entity):
             width = lengths + (anomaly.last_us - anomaly.first_us)
-            shares.append(width / max(1, _span_us(one)))
+            shares.append(width / max(1, _span_us(entity)))
     recall = recall_by_chance(shares)
     return None if recall is None else round(recall, 4)
 
 
-def _lengths_us(series: ScoredSeries, alerts: Sequence[Alert]) -> np.ndarray:
+def _lengths_us(series: ScoredSeries, alerts: Sequence[Alert]) -> NDArray[Any]:
     """The duration (A,) of each alert; an open alert lasts to the end of the series."""
     end = int(series.event_time_us.max(initial=0))
-    closed = [end if one.closed_us is None else one.closed_us for one in alerts]
-    return np.array([c - one.opened_us for c, one in zip(closed, alerts, strict=True)], np.int64)
+    closed = [end if alert.closed_us is None else alert.closed_us for alert in alerts]
+    return np.array(
+        [c - alert.opened_us for c, alert in zip(closed, alerts, strict=True)], np.int64
+    )
 
 
 def _alerts_on(series: ScoredSeries, alerts: Sequence[Alert]) -> list[Alert]:

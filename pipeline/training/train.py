@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -137,8 +137,8 @@ def learned_pieces(prepared: Prepared, settings: TrainingSettings) -> Sequences:
 
 
 def held_out_pieces(
-    z: Sequence[np.ndarray],
-    linear: Sequence[np.ndarray],
+    z: Sequence[NDArray[Any]],
+    linear: Sequence[NDArray[Any]],
     settings: TrainingSettings,
     *,
     share: float,
@@ -245,7 +245,7 @@ def _training_record(
         "best_epoch": at.best_epoch,
         "held_out_loss": at.best_loss,
         "steps_skipped": at.skipped,
-        "loss_history": [[round(one, 5), round(two, 5)] for one, two in at.history],
+        "loss_history": [[round(train, 5), round(held_out, 5)] for train, held_out in at.history],
         "torch": torch.__version__,
     }
     # Only where they apply, so that the versions of other artifacts do not change.

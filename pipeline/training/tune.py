@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 from optuna import Study, Trial
 from optuna.distributions import (
     BaseDistribution,
@@ -94,7 +94,7 @@ class SearchResult:
     def record(self) -> dict[str, Any]:
         """The entry for the manifest of the artifact."""
         best, first = self.ranking[0], self.trials[0]
-        states = [one.state for one in self.trials]
+        states = [trial.state for trial in self.trials]
         return {
             "study": self.study,
             "seed": self.base.seed,
@@ -110,9 +110,13 @@ class SearchResult:
         """The best trials as a table."""
         head = ["trial", "loss", "epochs", *SPACE]
         rows = [
-            [str(one.user_attrs[NUMBER]), f"{one.value:.4f}", str(len(one.intermediate_values))]
-            + [f"{one.params[name]:.4g}" for name in SPACE]
-            for one in self.ranking[:BEST_SHOWN]
+            [
+                str(trial.user_attrs[NUMBER]),
+                f"{trial.value:.4f}",
+                str(len(trial.intermediate_values)),
+            ]
+            + [f"{trial.params[name]:.4g}" for name in SPACE]
+            for trial in self.ranking[:BEST_SHOWN]
         ]
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         return [
@@ -154,14 +158,14 @@ def tune(
         name, trials = opened_study.study_name, len(finished(opened_study))
         narrate(f"tune: study {name} in {study} has {trials} trials")
         _search(opened_study, prepared, plan, narrate)
-        found = SearchResult(name, tuple(finished(opened_study)), base)
-    if not found.ranking:
+        result = SearchResult(name, tuple(finished(opened_study)), base)
+    if not result.ranking:
         raise TrainingError(
-            f"tune: needs a completed trial; all {len(found.trials)} failed, the last with: "
-            f"{found.trials[-1].user_attrs[ERROR]}"
+            f"tune: needs a completed trial; all {len(result.trials)} failed, the last with: "
+            f"{result.trials[-1].user_attrs[ERROR]}"
         )
-    train(data, out, found.settings, narrate, log_dir=log_dir, search=found.record())
-    return found
+    train(data, out, result.settings, narrate, log_dir=log_dir, search=result.record())
+    return result
 
 
 def _search(study: Study, prepared: Prepared, plan: Plan, narrate: Narrate) -> None:
@@ -226,15 +230,15 @@ def _run(
 class _Half:
     """One half of every held-out part."""
 
-    z: Sequence[np.ndarray]
-    linear: Sequence[np.ndarray]
+    z: Sequence[NDArray[Any]]
+    linear: Sequence[NDArray[Any]]
 
 
 def _halves(prepared: Prepared) -> tuple[_Half, _Half]:
     """The earlier halves, which stop trainings, and the later halves, which give the loss."""
     parts = (prepared.held_out_z, prepared.held_out_linear)
-    earlier = ([one[: len(one) // 2] for one in part] for part in parts)
-    later = ([one[len(one) // 2 :] for one in part] for part in parts)
+    earlier = ([entity[: len(entity) // 2] for entity in part] for part in parts)
+    later = ([entity[len(entity) // 2 :] for entity in part] for part in parts)
     return _Half(*earlier), _Half(*later)
 
 
@@ -255,7 +259,7 @@ def _distributions() -> dict[str, BaseDistribution]:
 def _trial_line(done: Sequence[FrozenTrial], trials: int) -> str:
     """One line of text about the last finished trial."""
     trial = done[-1]
-    losses = [one.value for one in done if one.value is not None]
+    losses = [trial.value for trial in done if trial.value is not None]
     words = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
     epochs = len(trial.intermediate_values)
     outcome = {

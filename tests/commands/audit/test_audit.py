@@ -68,7 +68,7 @@ def test_a_zero_of_the_other_sign_differs_and_equal_nans_do_not() -> None:
     assert compare("a", ours, theirs, reached=FAR).differing == 1
 
 
-def test_a_repeat_is_counted_and_a_repeat_that_says_something_else_differs() -> None:
+def test_a_repeat_is_counted_and_a_repeat_with_another_score_differs() -> None:
     found = np.concatenate([scores(), scores()[2:5]])
     assert compare("a", scores(), found, reached=FAR).repeats == 3
     assert compare("a", scores(), found, reached=FAR).is_exact
@@ -77,7 +77,7 @@ def test_a_repeat_is_counted_and_a_repeat_that_says_something_else_differs() -> 
     assert (one.repeats, one.differing, one.compared) == (3, 1, 8)
 
 
-def test_a_hole_is_missing_and_what_lies_past_the_last_score_is_waiting() -> None:
+def test_a_gap_is_missing_and_events_after_the_last_score_are_waiting() -> None:
     found = np.delete(scores(), [3, 6, 7])
     one = compare("a", scores(), found, reached=15)
     assert (one.missing, one.waiting, one.compared) == (1, 2, 5)
@@ -85,7 +85,7 @@ def test_a_hole_is_missing_and_what_lies_past_the_last_score_is_waiting() -> Non
     assert not one.is_exact
 
 
-def test_an_entity_without_any_score_is_missing_where_its_chain_has_gone_on() -> None:
+def test_an_entity_without_any_score_is_missing_if_its_chain_has_later_scores() -> None:
     nothing = np.empty(0, SCORE)
     assert compare("a", scores(), nothing, reached=13).missing == 4
     assert compare("a", scores(), nothing, reached=-1).waiting == 8
@@ -222,7 +222,7 @@ def crowd(events: int, seed: int) -> Block:
 
 @pytest.mark.parametrize("routing", ["entity", "partition"])
 @pytest.mark.parametrize("late", ["score", "set_aside"])
-def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entities_start_anew(
+def test_a_sample_scored_alone_has_the_bits_of_the_job_also_when_entities_expire(
     artifact: Artifact, routing: str, late: str
 ) -> None:
     scoring = Scoring(late=late, entity_ttl_s=3_600, warmup_events=5, shards=3)
@@ -253,7 +253,7 @@ def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entit
     assert not derived.scattered
 
 
-def test_events_that_a_full_shard_refused_are_not_stepped(artifact: Artifact) -> None:
+def test_events_that_a_full_shard_refused_are_not_scored(artifact: Artifact) -> None:
     block = make_block(["a", "b"] * 20)
     refused = {(0, 2, 0), (0, 4, 0)}
     kept = block.take(np.delete(np.arange(40), [2, 4]), -1)
@@ -267,7 +267,7 @@ def test_events_that_a_full_shard_refused_are_not_stepped(artifact: Artifact) ->
     assert derived.refusals == {"a": 2}
 
 
-def test_an_entity_in_two_partitions_cannot_be_derived(artifact: Artifact) -> None:
+def test_an_entity_in_two_partitions_cannot_be_audited(artifact: Artifact) -> None:
     derived = Rescorer(artifact, Scoring(), AlertPolicy(), routing="entity", sample=["a", "b"])
     derived.take(make_block(["a", "b"]))
     derived.take(make_block(["a"], partition=1))

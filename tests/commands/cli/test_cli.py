@@ -77,7 +77,7 @@ def test_every_command_and_every_option_explains_itself(name: str, command: Any)
         assert command.epilog.startswith(f"Example: streamgauge {name.split()[0]}")
 
 
-def test_help_answers_without_loading_anything_heavy() -> None:
+def test_help_loads_no_large_library() -> None:
     code = (
         "import sys; sys.argv = ['streamgauge', '--help']\n"
         "from streamgauge.pipeline.cli.main import main\n"
@@ -118,7 +118,7 @@ def test_scoring_gets_one_blas_thread_and_training_many(command: str, threads: s
     assert run.stdout.splitlines()[-1] == threads
 
 
-def test_a_mendable_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+def test_an_operator_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
     run = _streamgauge("produce", "--data", str(tmp_path), "--topic", "t")
     assert run.returncode == 2
     assert run.stdout == ""
@@ -151,7 +151,7 @@ def test_an_interruption_has_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> N
     assert stopped.value.code == 130
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("ours")
 

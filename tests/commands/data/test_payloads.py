@@ -112,7 +112,7 @@ def test_an_arrow_message_holds_many_events_of_one_partition_in_time_order() -> 
     assert times == sorted(times)
 
 
-def test_wide_events_travel_in_messages_a_broker_takes() -> None:
+def test_messages_of_wide_events_are_small_enough_for_a_broker() -> None:
     dataset = _dataset(entities=2, rows=300, features=2000)
     largest = max(len(message.value) for message in _sent(dataset, "arrow"))
     assert arrow_rows(2000) < 512
@@ -144,7 +144,7 @@ def test_replicas_hold_the_same_rows_from_another_phase() -> None:
     assert sorted(rows[0]) == sorted(rows[1]) == sorted(rows[2])
 
 
-def test_replicas_of_short_and_long_series_keep_to_their_own_rows() -> None:
+def test_replicas_of_short_and_long_series_use_the_rows_of_their_series() -> None:
     long, short = _dataset(entities=2, rows=90).series
     short = Series("short", short.event_time_us[:40], short.values[:40])
     dataset = Dataset("made", "test", _dataset().schema, (long, short), 1, "0" * 64)

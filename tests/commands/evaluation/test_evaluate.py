@@ -166,13 +166,13 @@ def test_entities_without_anomalies_have_no_ranking_but_their_false_alerts_count
     assert model.messages["1"][0].false == model.messages["1"][0].messages
 
 
-def test_every_entity_and_detector_is_told(found):
+def test_every_entity_and_detector_has_a_line(found):
     text = list(lines(found[0]))
     for name in ("calm", "known-1", "mean streamgauge", "worst ridge", "mean random"):
         assert sum(line.startswith(name) for line in text) == 1, name
 
 
-def test_baselines_are_kept_while_data_and_code_are_the_same(data, artifact, found, monkeypatch):
+def test_baselines_are_cached_while_data_and_code_are_the_same(data, artifact, found, monkeypatch):
     first, out = found
 
     def refuse(*args, **more):
@@ -217,7 +217,7 @@ def test_data_without_labels_or_with_other_features_is_refused(artifact, tmp_pat
         evaluate.evaluate(full, other, tmp_path / "out", narrate=[].append)
 
 
-def test_nab_is_judged_behind_the_probation_and_gets_its_score(tmp_path):
+def test_nab_is_evaluated_after_the_probation_and_gets_its_score(tmp_path):
     nab = make_nab(tmp_path / "nab")
     training.train(nab, tmp_path / "a", SMALL, [].append)
     found = evaluate.evaluate(nab, tmp_path / "a", tmp_path / "out", processes=1, narrate=[].append)

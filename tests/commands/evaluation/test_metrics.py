@@ -54,7 +54,7 @@ def test_without_both_kinds_of_events_nothing_is_ranked(labels):
     assert (found.auc_pr, found.vus_pr, found.best_f1) == (None, None, None)
 
 
-def test_messages_are_set_against_labels():
+def test_messages_are_compared_with_labels():
     labels = np.zeros(1_441, np.uint8)  # a day of minutes
     labels[100:200] = labels[300:400] = labels[500:600] = 1
     sent = np.zeros(1_441, bool)

@@ -65,7 +65,7 @@ def test_a_missing_artifact_does_not_hide_a_broker_that_is_away(tmp_path: Path) 
     assert found["sample"] == Finding("sample", SKIPPED, "needs schema")
 
 
-def test_an_altered_artifact_is_told(tmp_path: Path, artifact: Path) -> None:
+def test_an_altered_artifact_is_reported(tmp_path: Path, artifact: Path) -> None:
     weights = artifact / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     found = _examined(_config(tmp_path, "artifact: artifact\n"))
@@ -86,7 +86,7 @@ def test_features_in_another_order_are_wrong(tmp_path: Path, artifact: Path) -> 
     assert "at position 1 it has 'f01'; got 'f02'" in found["schema"].detail
 
 
-def test_a_port_that_is_no_broker_is_told_in_time(tmp_path: Path, silent_port: int) -> None:
+def test_a_port_that_is_no_broker_is_reported_in_time(tmp_path: Path, silent_port: int) -> None:
     path = _config(tmp_path, "artifact: a\n")
     began = time.monotonic()
     found = _examined(path, f"kafka.bootstrap_servers=127.0.0.1:{silent_port}")

@@ -60,7 +60,7 @@ def test_a_labelled_anomaly_is_found_and_shown_in_every_output(
     ]
 
 
-def test_scores_are_put_beside_their_own_values_and_labels() -> None:
+def test_scores_are_joined_with_the_values_and_labels_of_their_events() -> None:
     series = (
         Series("a", np.array([10, 20]), np.float32([[1], [2]]), np.uint8([0, 1])),
         Series("b", np.array([15, 25]), np.float32([[3], [4]])),

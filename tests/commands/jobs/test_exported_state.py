@@ -85,7 +85,7 @@ def exported(config, artifact, half, tmp_path) -> Path:
     return tmp_path / "exported"
 
 
-def test_the_other_half_goes_on_as_if_nothing_had_happened(
+def test_the_second_half_from_an_export_equals_an_uninterrupted_run(
     config, artifact, half, whole, exported, tmp_path
 ):
     state = graph.replay_state(config, start_from=str(exported))
@@ -101,7 +101,7 @@ def test_the_other_half_goes_on_as_if_nothing_had_happened(
     }
 
 
-def test_what_is_exported_says_where_it_ends(exported, artifact):
+def test_an_export_records_the_position_of_every_partition(exported, artifact):
     manifest = exported_state.read_manifest(exported)
     assert manifest.artifact == artifact.digest
     assert manifest.entities == len(NAMES)
@@ -109,7 +109,7 @@ def test_what_is_exported_says_where_it_ends(exported, artifact):
     assert ends == {HALF * len(NAMES)}
 
 
-def test_an_entity_can_be_looked_into(config, artifact, exported):
+def test_the_state_of_an_entity_can_be_inspected(config, artifact, exported):
     found = exported_state.find(config, artifact, str(exported), "b")
     told = exported_state.describe(found, artifact)
     assert (told["events"], told["partition"]) == (HALF, 0)
@@ -188,7 +188,7 @@ class Timer:
         self.is_set = True
 
 
-def test_no_snapshot_is_kept_of_what_is_not_out_yet(config, artifact, tmp_path):
+def test_no_snapshot_is_written_before_its_output(config, artifact, tmp_path):
     state = graph.replay_state(config, snapshot_folder=str(tmp_path / "kept"))
     step = ScoreBlocks(graph.scoring(config, artifact, state, is_live=True)._spec)
     step.setup()
