@@ -115,6 +115,14 @@ def test_an_embedded_run_needs_no_cluster(tmp_path: Path) -> None:
     assert [states[name] for name in ("jobs", "flink", "workers")] == [SKIPPED] * 3
 
 
+def test_a_state_folder_that_cannot_be_opened_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert _examined(_config(tmp_path, "artifact: a\n"))["state"].state == OK
+    wrong = _examined(_config(tmp_path, "artifact: a\nstate: {folder: file}\n"))["state"]
+    assert wrong.state == WRONG
+    assert "state.folder: must be a folder" in wrong.detail
+
+
 def test_each_check_is_one_line(tmp_path: Path) -> None:
     lines: list[str] = []
     findings = examine(tmp_path / "absent.yaml", narrate=lines.append)

@@ -119,7 +119,7 @@ def test_the_state_of_an_entity_can_be_inspected(config, artifact, exported):
     assert told["budget"]["threshold"] > 0
     assert set(told["features"]) == set(artifact.schema.names)
     assert json.loads(json.dumps(told)) == told
-    with pytest.raises(ConfigError, match="'nobody' is not"):
+    with pytest.raises(ConfigError, match="'nobody' has none"):
         exported_state.find(config, artifact, str(exported), "nobody")
 
 
