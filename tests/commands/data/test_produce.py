@@ -70,9 +70,16 @@ def test_the_rate_is_kept(bootstrap: str) -> None:
     assert (sent.events, sent.messages, sent.malformed) == (100, 100, 0)
 
 
-def test_a_message_the_client_refuses_stops_production(bootstrap: str) -> None:
+@pytest.mark.parametrize("knows_partitions", [False, True])
+def test_a_message_the_client_refuses_stops_production(
+    bootstrap: str, knows_partitions: bool
+) -> None:
     sent = _Sender(_client(bootstrap), TOPIC, rate=None, began=0.0)
     message = next(messages(_dataset(1), "json", PARTITIONS))
+
+    if knows_partitions:
+        sent.send(message)
+        sent.finish()
 
     def send_to_missing_partition() -> None:
         # The client refuses it at once if it knows the partitions, else after an answer.
