@@ -19,18 +19,16 @@ from typing import Annotated, Literal
 import typer
 
 from streamgauge.models.errors import ConfigError, StreamgaugeError
-from streamgauge.pipeline.cli import training
+from streamgauge.pipeline.cli import cluster, jobs, training
 from streamgauge.pipeline.cli.options import (
     PROGRAM,
     AnyConfigOption,
     ConfigOption,
-    FolderOption,
     ServersOption,
     SetOption,
     StateOption,
     access,
     beam_arguments,
-    cluster_folder,
     load,
 )
 from streamgauge.pipeline.cli.state import state_app
@@ -57,6 +55,9 @@ app = typer.Typer(
 alerts_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Follow the alert topic."
 )
+cluster.add_to(app)
+training.add_to(app)
+jobs.add_to(app)
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(state_app, name="state")
 
@@ -98,68 +99,12 @@ def _foreign_errors() -> list[type[Exception]]:
     return [getattr(sys.modules[name], error) for name, error in known if name in sys.modules]
 
 
-@app.command(epilog="Example: streamgauge up --task-managers 2")
-def up(
-    folder: FolderOption = None,
-    task_managers: Annotated[int, typer.Option(help="Number of Flink TaskManagers.", min=1)] = 1,
-    slots: Annotated[int, typer.Option(help="Number of task slots per TaskManager.", min=1)] = 2,
-    broker_port: Annotated[int, typer.Option(help="Port of the Kafka broker.")] = 9092,
-    rest_port: Annotated[int, typer.Option(help="Port of Flink's REST API.")] = 8081,
-    job_port: Annotated[int, typer.Option(help="Port of Beam's job server.")] = 8099,
-    workers_port: Annotated[int, typer.Option(help="Port of the worker pool.")] = 50000,
-) -> None:
-    """Start the local cluster: Kafka, Flink, Beam's job server and the Python workers."""
-    from streamgauge.infra.local import cluster
-    from streamgauge.infra.local.info import ClusterSpec
-    from streamgauge.infra.processes.ports import Ports
-
-    ports = Ports(broker=broker_port, rest=rest_port, job=job_port, workers=workers_port)
-    spec = ClusterSpec(folder or cluster_folder(), task_managers, slots, ports)
-    info = cluster.up(spec, to_stderr)
-    for name, value in (
-        ("kafka.bootstrap_servers", info.bootstrap_servers),
-        ("flink.job_endpoint", info.job_endpoint),
-        ("flink.rest_url", info.flink_rest_url),
-        ("flink.worker_endpoint", info.worker_endpoint),
-    ):
-        print(f"{name}: {value}")
-
-
-@app.command(epilog="Example: streamgauge status --json")
-def status(
-    folder: FolderOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per process.")
-    ] = False,
-) -> None:
-    """Show the health of each process of the local cluster."""
-    from streamgauge.infra.local import cluster
-
-    for part in cluster.status(folder or cluster_folder()):
-        if as_json:
-            print(json.dumps(asdict(part), default=str))
-        else:
-            print(f"{part.name:<16} {part.state:<10} {part.pid or '-':<8} {part.log}")
-
-
-@app.command(epilog="Example: streamgauge down --wipe")
-def down(
-    folder: FolderOption = None,
-    wipe: Annotated[
-        bool, typer.Option("--wipe", help="Also remove topics, checkpoints and logs.")
-    ] = False,
-) -> None:
-    """Stop the local cluster; its data is kept without --wipe."""
-    from streamgauge.infra.local import cluster
-
-    cluster.down(folder or cluster_folder(), wipe, to_stderr)
-
-
 @app.command(
     epilog="Example: streamgauge produce --data DIR --topic telemetry.events.v1 --partitions 4 "
     "--format arrow --rate 5000"
 )
 def produce(
+    *,
     data: Annotated[
         Path, typer.Option(help="Folder with <entity>.test.parquet files, or in the layout of NAB.")
     ],
@@ -227,61 +172,12 @@ def produce(
     print(json.dumps({**asdict(report), "dead_letters": report.dead_letters}))
 
 
-training.add_to(app)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Example: streamgauge run --config job.yaml --set flink.parallelism=4",
-)
-def run(
-    context: typer.Context,
-    config: ConfigOption,
-    overrides: SetOption = None,
-    embedded: Annotated[
-        bool, typer.Option("--embedded", help="Run Flink inside the job server, without a cluster.")
-    ] = False,
-    savepoint: Annotated[
-        str | None, typer.Option(help="Start from the state of this savepoint.")
-    ] = None,
-    state: StateOption = None,
-) -> None:
-    """Submit the live job to Flink; unknown options are passed on to Beam."""
-    # Errors in arguments are reported before Beam is loaded, which takes seconds.
-    loaded, extra = load(config, overrides), beam_arguments(context.args)
-    from streamgauge.pipeline.jobs.run import run as submit
-
-    job_id = submit(loaded, is_embedded=embedded, savepoint=savepoint, state=state, beam_args=extra)
-    if job_id is not None:
-        print(job_id)
-
-
-@app.command(epilog="Example: streamgauge stop -c job.yaml; `run --savepoint PATH` resumes the job")
-def stop(
-    config: ConfigOption,
-    overrides: SetOption = None,
-    savepoint: Annotated[
-        bool, typer.Option(help="Write a savepoint, from which the job can resume.")
-    ] = True,
-    savepoint_dir: Annotated[
-        str | None,
-        typer.Option(help="URI of the folder for the savepoint. [default: that of the cluster]"),
-    ] = None,
-) -> None:
-    """Stop the live job; prints the path of the savepoint."""
-    loaded = load(config, overrides)
-    from streamgauge.pipeline.jobs.run import stop as end
-
-    path = end(loaded, savepoint, savepoint_dir)
-    if path is not None:
-        print(path)
-
-
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Example: streamgauge backtest -c job.yaml --from 2024-01-17T00:00:00Z --to latest",
 )
 def backtest(
+    *,
     context: typer.Context,
     config: ConfigOption,
     start: Annotated[
@@ -320,6 +216,7 @@ def backtest(
 
 @app.command(epilog="Example: streamgauge audit -c job.yaml --entities 50")
 def audit(
+    *,
     config: ConfigOption,
     entities: Annotated[int, typer.Option(help="Number of entities in the sample.", min=1)] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sample.", min=0)] = 0,
@@ -353,6 +250,7 @@ def audit(
 
 @alerts_app.command("tail", epilog="Example: streamgauge alerts tail --from-beginning --json")
 def alerts_tail(
+    *,
     config: AnyConfigOption = None,
     bootstrap_servers: ServersOption = None,
     topic: Annotated[
@@ -386,27 +284,6 @@ def alerts_tail(
         idle_s=idle_s,
         settings=settings,
     )
-
-
-@app.command(epilog="Example: streamgauge doctor --config job.yaml")
-def doctor(
-    config: ConfigOption,
-    overrides: SetOption = None,
-    embedded: Annotated[
-        bool,
-        typer.Option(
-            "--embedded", help="Skip the checks of the cluster: the job starts its own Flink."
-        ),
-    ] = False,
-) -> None:
-    """Check artifact, state folder, broker, topics and cluster; name the first thing to fix."""
-    from streamgauge.pipeline.jobs.doctor import examine, exit_code, first_wrong
-
-    findings = examine(config, tuple(overrides or ()), embedded)
-    wrong = first_wrong(findings)
-    if wrong is not None:
-        to_stderr(f"{PROGRAM}: fix this first: {wrong.detail}")
-    raise typer.Exit(exit_code(findings))
 
 
 @app.command(epilog="Example: streamgauge demo --out build/demo")

@@ -62,6 +62,7 @@ def import_(
 
 @state_app.command(epilog="Example: streamgauge state inspect -c job.yaml --entity machine-1-1")
 def inspect(
+    *,
     config: ConfigOption,
     entity: EntityOption,
     state: FromOption = None,
@@ -87,6 +88,7 @@ def inspect(
 
 @state_app.command(epilog="Example: streamgauge state erase -c job.yaml --entity machine-1-1")
 def erase(
+    *,
     config: ConfigOption,
     entity: EntityOption,
     state: FromOption = None,

@@ -45,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
+    *,
     data: DataOption,
     out: OutOption,
     hidden: Annotated[int, typer.Option(help="Size of the hidden state of the GRU.")] = 64,
@@ -82,6 +83,7 @@ def train(
 
 
 def tune(
+    *,
     data: DataOption,
     out: OutOption,
     trials: Annotated[
@@ -112,6 +114,7 @@ def tune(
 
 
 def evaluate(
+    *,
     data: Annotated[
         Path,
         typer.Option(

@@ -11,7 +11,8 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ from streamgauge.transforms.sources.replay import Range, ReplayTopic, read_range
 # Entities in the report, the worst first; their values are read from the log again.
 REPORT_ENTITIES_MAX = 12
 RUNNERS = ("inprocess", "flink")
+#: Runs the graph: `run_in_process` or `run_on_flink`.
+Run = Callable[..., Replay]
 # With checkpoints on, Beam's Flink sources do not end when their input does, and neither would
 # the job.
 END_WITH_SOURCES = "--shutdown_sources_after_idle_ms=0"
@@ -93,27 +96,18 @@ def backtest(
     ranges = resolve_ranges(config, partitions, start, end)
     offsets = sum(each.end - each.start for each in ranges)
     narrate(f"{config.input.topic}: {offsets:,} offsets of {len(ranges)} partitions, on {runner}")
-    reading = ReplayTopic(graph.source(config, artifact), ranges)
-    snapshots = graph.replay_state(config, state, str(out / "state") if keep_state else None)
     began = time.monotonic()
     if runner == "flink":
-        replay = run_on_flink(
-            config,
-            artifact,
-            reading,
-            directory=out / "parts",
-            options=_flink_options(config, beam_args),
-            snapshots=snapshots,
-        )
+        run: Run = partial(run_on_flink, options=_flink_options(config, beam_args))
     else:
-        replay = run_in_process(
-            config,
-            artifact,
-            reading,
-            directory=out / "parts",
-            listener=listener,
-            snapshots=snapshots,
-        )
+        run = partial(run_in_process, listener=listener)
+    replay = run(
+        config,
+        artifact,
+        ReplayTopic(graph.source(config, artifact), ranges),
+        directory=out / "parts",
+        snapshots=graph.replay_state(config, state, str(out / "state") if keep_state else None),
+    )
     seconds = time.monotonic() - began
     shutil.rmtree(out / "parts")
     _write_records(replay, out)
