@@ -54,7 +54,7 @@ def made_series(events):
     made = []
     for name in NAMES:
         values = rng.normal(scale=0.2, size=(EVENTS, 3)).astype(np.float32)
-        values[120:150] += 50  # an episode is open where the run is cut in two
+        values[120:150] += 50  # an alert is open where the run is cut in two
         time_us = START_US + np.arange(EVENTS) * STEP_US
         made.append(Series(name, time_us[:events], values[:events]))
     return made
