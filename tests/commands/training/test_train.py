@@ -87,7 +87,7 @@ def test_a_resumed_training_gives_the_same_version(data, tmp_path, monkeypatch):
 def test_partial_training_with_other_settings_is_refused_and_names_them(data, tmp_path):
     with pytest.raises(Interrupted):
         train(data, tmp_path / "a", SETTINGS, interrupt)
-    with pytest.raises(ConfigError, match="seed was 0, now 7; remove it to begin anew"):
+    with pytest.raises(ConfigError, match="seed was 0, now 7; remove it to start again"):
         train(data, tmp_path / "a", replace(SETTINGS, seed=7), [].append)
 
 

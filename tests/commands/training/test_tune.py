@@ -220,7 +220,7 @@ def test_only_the_first_trial_starts_after_the_time_limit(tmp_path, data):
 def test_study_of_other_settings_is_refused_by_name(tmp_path, data):
     search(data, tmp_path / "a", replace(PLAN, trials=1))
     other = Plan(trials=1, settings=replace(SETTINGS, epochs=3))
-    with pytest.raises(ConfigError, match="epochs was 2, now 3; name another file"):
+    with pytest.raises(ConfigError, match="epochs was 2, now 3; use another file"):
         search(data, tmp_path / "a", other)
 
 
