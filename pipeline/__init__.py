@@ -1,7 +1,6 @@
-"""Assembly of streamgauge: configuration, the Beam graph, and the commands of the user.
+"""What users run: configuration, the graph, and the commands.
 
-Reading order: `config` (all settings), `graph` (the job on one page), `jobs` (run it), `replay`
-(backtest and demo), `audit`, `evaluation`, `training`, `report`, `cli`.
-
-May import: models, transforms, infra. `config` imports only policies of models.
+Reading order: `config`, `graph`, `jobs`, `replay`, `cli`. Each folder is one room; its docstring
+says what lives there and which rooms it may import. Every room may import `models` and
+`transforms`; only `jobs` and `cli` import `infra`.
 """

@@ -1,18 +1,20 @@
-"""Steps a sample of entities, and nothing else, through the blocks of a log.
+"""Scores the events of a sample of entities again, from the blocks of a log.
 
-An entity's scores depend on its own events, so one table will do for entities of all
-shards. The exception is forgetting: with a TTL an entity is also silent by the clock of its
-partition as its shard hears it, so that clock is told from all events of the shard.
+The scores of an entity depend on its own events only, so one table serves entities of all
+shards. There is one exception: with a TTL, an entity also expires by the clock of its partition
+in its shard. That clock is computed from all events of the shard.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.artifacts.artifact import Artifact
@@ -27,13 +29,16 @@ from streamgauge.transforms.messages.scores import SCORE_BITS
 
 
 class Rescorer:
-    """What the log gives for `sample`: its scores, from its events.
+    """Computes the scores of `sample` from the events of the log.
 
     Args:
-        scoring: the job's; but the limit of entities is met by a shard as a whole, so what
-            it kept out must be told:
-        refused: events (partition, offset, row) of the sample that a full shard refused.
+        artifact: the model of the job.
+        scoring: the settings of the job. The limit of entities concerns a whole shard and
+            cannot be applied to a sample; `refused` replaces it.
+        alerts: the settings of the job.
         routing: "entity" or "partition", as in `input.routing`.
+        sample: ids of the entities.
+        refused: events (partition, offset, row) of the sample that a full shard refused.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Rescorer:
         artifact: Artifact,
         scoring: Scoring,
         alerts: AlertPolicy,
+        *,
         routing: str,
         sample: Collection[str],
         refused: Collection[tuple[int, int, int]] = (),
@@ -51,38 +57,38 @@ class Rescorer:
         self._sample = pa.array(list(sample), pa.string())
         self._shards = scoring.shards
         self._is_by_entity = routing == "entity"
-        #: A partition's events are all in one shard where it is the partition that decides.
+        # With routing by partition, all events of a partition are in one shard.
         self._sampled_shards = {
             shard_of(name, self._shards) if self._is_by_entity else 0 for name in sample
         }
         self._has_ttl = scoring.policy.entity_ttl_s > 0
         self._clocks: dict[tuple[int, int], PartitionClock] = {}
         self._refused = refused
-        self._scores: dict[str, list[np.ndarray]] = {}
-        #: entity -> the partition of its events.
-        self.home: dict[str, int] = {}
-        #: Entities with events in several partitions, whose order the log does not tell.
+        self._scores: dict[str, list[NDArray[Any]]] = {}
+        #: The partition of each entity's events.
+        self.partition: dict[str, int] = {}
+        #: Entities with events in several partitions; the log does not define their order.
         self.scattered: set[str] = set()
-        #: entity -> how many of its events a full shard refused.
+        #: How many events of each entity a full shard refused.
         self.refusals: dict[str, int] = {}
 
     def take(self, block: Block) -> None:
-        """Step the sample's events of `block`, a whole block of its partition."""
+        """Score the sample's events of `block`, which holds all events of its offsets."""
         is_mine = pc.is_in(block.entity_id, value_set=self._sample).to_numpy(zero_copy_only=False)
         clock_us = self._clock_of(block) if self._has_ttl else None
-        events = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
-        if not len(events):
+        rows = np.flatnonzero(is_mine & ~self._are_refused(block, is_mine))
+        if not len(rows):
             return
-        sampled = block.take(events, block.previous_end)
-        clock_us = None if clock_us is None else clock_us[events]
+        sampled = block.take(rows, block.previous_end)
+        clock_us = None if clock_us is None else clock_us[rows]
         self._note(self._scorer.step(self._table, sampled, clock_us))
 
-    def scores_of(self, name: str) -> np.ndarray:
+    def scores_of(self, name: str) -> NDArray[Any]:
         """The scores (N,) `SCORE_BITS` of an entity in log order."""
         return np.concatenate([np.empty(0, SCORE_BITS), *self._scores.get(name, [])])
 
-    def _clock_of(self, block: Block) -> np.ndarray:
-        """(N,) int64, the clock as each event's shard has it; only where the sample needs it."""
+    def _clock_of(self, block: Block) -> NDArray[Any]:
+        """(N,) int64: the clock of each event's shard; 0 in shards without a sampled entity."""
         clock_us = np.zeros(len(block), np.int64)
         if not len(block):
             return clock_us
@@ -91,15 +97,15 @@ class Rescorer:
             shard = np.array([shard_of(name, self._shards) for name in names])[codes]
         else:
             shard = np.zeros(len(block), np.int64)
-        for one in self._sampled_shards:
-            clock = self._clocks.setdefault((block.partition, one), PartitionClock())
-            events = np.flatnonzero(shard == one)
+        for sampled in self._sampled_shards:
+            clock = self._clocks.setdefault((block.partition, sampled), PartitionClock())
+            events = np.flatnonzero(shard == sampled)
             if len(events):
                 clock_us[events] = clock.advance(block.event_time_us[events], names, codes[events])
         return clock_us
 
-    def _are_refused(self, block: Block, is_mine: np.ndarray) -> np.ndarray:
-        """(N,) bool, events that a full shard refused, which are counted."""
+    def _are_refused(self, block: Block, is_mine: NDArray[Any]) -> NDArray[Any]:
+        """(N,) bool: True for events that a full shard refused; they are counted."""
         refused = np.zeros(len(block), bool)
         if self._refused:
             for i in np.flatnonzero(is_mine).tolist():
@@ -110,7 +116,7 @@ class Rescorer:
         return refused
 
     def _note(self, scored: ScoredBlock) -> None:
-        """Keep the scores of a block by entity."""
+        """Store the scores of a block by entity."""
         block = scored.block
         rows = np.empty(len(block), SCORE_BITS)
         for name in ("partition", "offset", "row", "event_time_us"):
@@ -120,6 +126,6 @@ class Rescorer:
         rows["verdict"] = scored.verdict
         names, codes = block.entities()
         for i, name in enumerate(names):
-            if self.home.setdefault(name, block.partition) != block.partition:
+            if self.partition.setdefault(name, block.partition) != block.partition:
                 self.scattered.add(name)
             self._scores.setdefault(name, []).append(rows[codes == i])

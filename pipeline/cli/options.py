@@ -1,6 +1,6 @@
-"""What commands have in common: options, the configuration they name, the way to the broker.
+"""Options that several commands share, and how they load configuration and broker access.
 
-Nothing heavy is imported here before it is needed, so that `--help` answers at once.
+Large libraries are imported inside the functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ ConfigOption = Annotated[
 ]
 AnyConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Take the broker's address and access from this file."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="Take address and credentials of the broker from this file.",
+        metavar="FILE",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -32,43 +37,42 @@ SetOption = Annotated[
 ServersOption = Annotated[
     str | None,
     typer.Option(
-        "--bootstrap-servers", help="host:port of brokers. [default: the file's, or 127.0.0.1:9092]"
+        "--bootstrap-servers",
+        help="host:port of brokers. [default: that of the file, or 127.0.0.1:9092]",
     ),
 ]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--dir", help="The cluster's folder. [default: below the user's state folder]"),
+    typer.Option("--dir", help="Folder of the cluster. [default: in the user's state folder]"),
 ]
-
-
 StateOption = Annotated[
     str | None,
-    typer.Option("--state", help="Start from this exported state, and the log after it."),
+    typer.Option("--state", help="Start from this exported state, at the offset where it ends."),
 ]
 
 
 def cluster_folder() -> Path:
-    """Where `up` keeps the cluster of this user, whatever the current folder."""
+    """The default folder of the local cluster; it does not depend on the current folder."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / PROGRAM / "cluster"
 
 
 def load(path: Path, overrides: list[str] | None) -> Config:
-    """The configuration in a file, under what `--set` says."""
+    """The configuration of a file, with the overrides of `--set`."""
     from streamgauge.pipeline import config as configs
 
     return configs.load(path, tuple(overrides or ()))
 
 
 def beam_arguments(extra: list[str]) -> list[str]:
-    """Options for Beam; a stray word is more likely a mistake of the operator's."""
+    """The options for Beam; an argument without -- is refused, as it is probably a mistake."""
     if extra and not extra[0].startswith("--"):
         raise ConfigError(f"arguments for Beam must start with --; got {extra[0]!r}")
     return extra
 
 
 def access(path: Path | None, bootstrap_servers: str | None) -> tuple[str, dict[str, Any]]:
-    """Broker address and librdkafka properties, from a configuration if there is one."""
+    """Broker address and librdkafka properties, from the configuration file if there is one."""
     from streamgauge.pipeline import config as configs
     from streamgauge.transforms.kafka.access import KafkaAccess
 

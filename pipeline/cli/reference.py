@@ -76,7 +76,7 @@ def pages(docs: Path) -> dict[str, str]:
     """
     generated = {CONFIGURATION: configuration_lines(), COMMANDS: command_lines()}
     return {
-        name: filled_in((docs / name).read_text(encoding="utf-8"), BEGIN, END, lines)
+        name: filled_in((docs / name).read_text(encoding="utf-8"), BEGIN, END, lines=lines)
         for name, lines in generated.items()
     }
 

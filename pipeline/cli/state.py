@@ -1,4 +1,4 @@
-"""The commands `streamgauge state …`: what entities remember, outside the runner."""
+"""The commands `streamgauge state …`: entity state outside the runner."""
 
 from __future__ import annotations
 
@@ -19,29 +19,26 @@ if TYPE_CHECKING:
 state_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Export, import and look into what entities remember; forget one.",
+    help="Export, import, inspect and erase entity state.",
 )
 
 FromOption = Annotated[
     str | None,
-    typer.Option(
-        "--state", help="Folder of exported state. [default: where the job keeps its snapshots]"
-    ),
+    typer.Option("--state", help="Folder of exported state. [default: the snapshots of the job]"),
 ]
-EntityOption = Annotated[str, typer.Option("--entity", help="The entity.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to; must be empty.")]
+EntityOption = Annotated[str, typer.Option("--entity", help="Id of the entity.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the output; must be empty.")]
 
 
 @state_app.command(
     "export", epilog="Example: streamgauge state export -c job.yaml --out state-2024-05-01"
 )
 def export_(config: ConfigOption, out: OutOption, overrides: SetOption = None) -> None:
-    """Copy the job's newest snapshots, verified; `run --state` goes on from there."""
+    """Verify and copy the newest snapshots of the job; `run --state` resumes from them."""
     from streamgauge.pipeline.jobs import exported_state
 
     loaded, artifact = _job(config, overrides)
-
-    _tell(exported_state.export(loaded, artifact, out), out)
+    _narrate(exported_state.export(loaded, artifact, out), out)
 
 
 @state_app.command(
@@ -50,67 +47,68 @@ def export_(config: ConfigOption, out: OutOption, overrides: SetOption = None) -
 )
 def import_(
     config: ConfigOption,
-    state: Annotated[str, typer.Option("--state", help="Folder of exported state, any release.")],
+    state: Annotated[
+        str, typer.Option("--state", help="Folder of exported state, of any release.")
+    ],
     out: OutOption,
     overrides: SetOption = None,
 ) -> None:
-    """Check that this job can start from exported state; write it in this release's format."""
+    """Verify that the job can start from exported state; write it in the current format."""
     from streamgauge.pipeline.jobs import exported_state
 
     loaded, artifact = _job(config, overrides)
-
-    _tell(exported_state.import_(loaded, artifact, state, out), out)
+    _narrate(exported_state.import_(loaded, artifact, state, out), out)
 
 
 @state_app.command(epilog="Example: streamgauge state inspect -c job.yaml --entity machine-1-1")
 def inspect(
+    *,
     config: ConfigOption,
     entity: EntityOption,
     state: FromOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overrides: SetOption = None,
 ) -> None:
-    """Show what is remembered of an entity."""
+    """Show the state of an entity."""
     from streamgauge.pipeline.jobs import exported_state
 
     loaded, artifact = _job(config, overrides)
-
-    found = exported_state.find(loaded, artifact, _folder(loaded, state), entity)
-    told = {
+    stored = exported_state.find(loaded, artifact, _folder(loaded, state), entity)
+    description = {
         "entity": entity,
-        "file": found.path,
-        **exported_state.describe(found, artifact),
+        "file": stored.path,
+        **exported_state.describe(stored, artifact),
     }
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps(description))
         return
-    for line in _lines(told):
+    for line in _lines(description):
         print(line)
 
 
 @state_app.command(epilog="Example: streamgauge state erase -c job.yaml --entity machine-1-1")
 def erase(
+    *,
     config: ConfigOption,
     entity: EntityOption,
     state: FromOption = None,
     partition: Annotated[
         int | None,
-        typer.Option(help="Where the entity's events lie. [default: as the job's snapshots say]"),
+        typer.Option(help="Partition of the entity's events. [default: from the snapshots]"),
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Forget an entity: in exported state, or (without --state) in the running job too."""
+    """Erase an entity: from exported state, or without --state from the running job."""
     from streamgauge.pipeline.jobs import exported_state
 
     loaded, artifact = _job(config, overrides)
-
     if state is not None:
         to_stderr(f"erased {entity!r} from {exported_state.erase(loaded, artifact, state, entity)}")
         return
-    partition, offset = exported_state.erase_live(loaded, artifact, entity, partition)
+    partition, offset = exported_state.erase_live(loaded, artifact, entity, partition=partition)
     to_stderr(
         f"sent a tombstone for {entity!r}: {loaded.input.topic}, partition {partition}, offset "
-        f"{offset}; the job forgets it there, and snapshots from then on hold nothing of it"
+        f"{offset}; the job erases the entity there, and later snapshots do not contain it"
     )
 
 
@@ -130,16 +128,16 @@ def _folder(config: Config, state: str | None) -> str:
     return folder
 
 
-def _tell(manifest: Any, out: Path) -> None:
+def _narrate(manifest: Any, out: Path) -> None:
     to_stderr(
         f"{manifest.entities:,} entities of {len(manifest.files)} shards are in {out}; "
-        f"`streamgauge run --state {out}` goes on from there"
+        f"`streamgauge run --state {out}` resumes from it"
     )
 
 
-def _lines(told: dict[str, Any], indent: str = "") -> list[str]:
+def _lines(description: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
-    for name, value in told.items():
+    for name, value in description.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         else:

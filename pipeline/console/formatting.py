@@ -1,4 +1,4 @@
-"""How numbers, times and foreign text are written for people, the same everywhere."""
+"""Formats numbers, times and text from outside for people."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import unicodedata
 from datetime import UTC, datetime
 
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
-ONCE_IN_MAX = 1e12  # beyond, the number says nothing more
+RARITY_MAX = 1e12  # a larger number has no meaning
 NAME_CHARACTERS_MAX, SENTENCE_CHARACTERS_MAX = 120, 600
 
 
 def number(value: float | None) -> str:
-    """At most four significant digits.
+    """A number with at most four significant digits.
 
     >>> [number(value) for value in (0.123456, 12345.6, 2_500_000, 0, None)]
     ['0.1235', '12.35k', '2.5M', '0', 'missing']
@@ -29,15 +29,15 @@ def number(value: float | None) -> str:
 
 
 def rarity(rarity_1_in_n: float) -> str:
-    """How rare, in two digits: more would claim a precision no calibration has.
+    """A rarity with two digits; no calibration is more precise.
 
     >>> rarity(12_345), rarity(7.2), rarity(float("inf"))
     ('once in 12,000', 'once in 7', 'once in 1,000,000,000,000 or rarer')
     """
     if math.isnan(rarity_1_in_n):
         return "rarity unknown"
-    if rarity_1_in_n >= ONCE_IN_MAX:
-        return f"once in {ONCE_IN_MAX:,.0f} or rarer"
+    if rarity_1_in_n >= RARITY_MAX:
+        return f"once in {RARITY_MAX:,.0f} or rarer"
     if rarity_1_in_n < 10:
         return f"once in {max(1.0, rarity_1_in_n):.0f}"
     digits = 1 - math.floor(math.log10(rarity_1_in_n))
@@ -54,7 +54,7 @@ def moment(time_us: int) -> str:
 
 
 def duration(time_us: int) -> str:
-    """A stretch of time in its largest two units.
+    """A duration in its two largest units.
 
     >>> duration(90_000_000), duration(7_260_000_000), duration(200_000_000_000)
     ('1 min 30 s', '2 h 1 min', '2 d 7 h')
@@ -72,7 +72,7 @@ def duration(time_us: int) -> str:
 
 
 def plain(text: object, characters_max: int = NAME_CHARACTERS_MAX) -> str:
-    r"""Text from outside made safe to print: no control or direction characters, bounded.
+    r"""Text from outside, safe to print: no control characters, limited length.
 
     >>> plain("web-1\x1b[31m\u202e")
     'web-1?[31m?'

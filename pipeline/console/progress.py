@@ -1,4 +1,4 @@
-"""Shows how far a long command is: a bar on a terminal, else a line every ten seconds."""
+"""Shows the progress of a long command: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from contextlib import contextmanager
 LINE_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.1
 
+#: Receives lines of progress for people.
 Narrate = Callable[[str], None]
+#: Called with the number of things just done.
 Advance = Callable[[int], None]
 
 
 def to_stderr(line: str) -> None:
-    """Narrate on stderr; stdout is for data."""
+    """Print a line of progress on stderr; stdout is for data."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(
-    title: str, total: int, narrate: Narrate = to_stderr, unit: str = "events"
+    title: str, total: int, narrate: Narrate = to_stderr, *, unit: str = "events"
 ) -> Iterator[Advance]:
-    """Count `total` things; call what it yields with each number done.
+    """Show the progress over `total` things; the context yields the function to advance it.
 
-    Cheap enough to be called per event: what is drawn is bounded by time.
+    The function may be called per event, because drawing is limited by time.
     """
     if sys.stderr.isatty():
         with _bar(title, total) as advance:
             yield advance
     else:
-        yield _lines(title, total, narrate, unit)
+        yield _lines(title, total, narrate, unit=unit)
 
 
-def _lines(title: str, total: int, narrate: Narrate, unit: str) -> Advance:
+def _lines(title: str, total: int, narrate: Narrate, *, unit: str) -> Advance:
     began = last = time.monotonic()
     done = 0
 
@@ -69,15 +71,15 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
-        waiting, last = 0, time.monotonic()
+        pending, last = 0, time.monotonic()
 
         def advance(count: int) -> None:
-            nonlocal waiting, last
-            waiting += count
+            nonlocal pending, last
+            pending += count
             now = time.monotonic()
             if now - last >= BAR_INTERVAL_S:
-                bar.advance(task, waiting)
-                waiting, last = 0, now
+                bar.advance(task, pending)
+                pending, last = 0, now
 
         yield advance
-        bar.advance(task, waiting)
+        bar.advance(task, pending)

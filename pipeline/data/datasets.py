@@ -1,18 +1,18 @@
-"""Labelled telemetry from a folder: what training, production of load and the demo read.
+"""Reads labelled telemetry from a folder, for training, evaluation, produce and the demo.
 
-Two layouts are understood:
+There are two layouts:
 
     Parquet   <folder>/<entity>.train.parquet and <folder>/<entity>.test.parquet
-              one column per feature, any names and any number, in the test part
-              also `label` (1 = anomalous). Rows are in time order, without timestamps.
+              one column per feature, with any name; the test part may also have
+              `label` (1 = anomalous). Rows are in order of time, without timestamps.
     NAB       <folder>/data/<category>/<name>.csv with `timestamp,value`, and
               <folder>/labels/combined_windows.json. The train part is the probation
-              of the benchmark, the test part is the whole file.
+              of the benchmark; the test part is the whole file.
 
-Parquet rows have no time, so one is invented: the train part starts at
-2024-01-01T00:00:00Z, the test part follows on directly. Rows are `cadence_s` apart;
-without that option 300 s if every entity is called `d2-service…` (the service data
-were recorded every 5 minutes), else 60 s.
+Parquet rows have no time, so times are invented: the train part starts at
+2024-01-01T00:00:00Z, and the test part follows directly. The distance of two rows is
+`cadence_s`. Its default is 300 s if all entity ids begin with `d2-service` (those data were
+recorded every 5 minutes), else 60 s.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.schema import Feature, Schema
@@ -55,14 +56,14 @@ class Dataset:
     schema: Schema
     #: One per entity, ordered by entity id.
     series: tuple[Series, ...]
-    #: Usual distance of two events of one entity.
+    #: Usual distance of two events of an entity, microseconds.
     cadence_us: int
     #: SHA-256 in hex over schema, entity ids, times, values and labels.
     content_hash: str
 
     @property
     def events(self) -> int:
-        """Number of events over all entities."""
+        """The number of events of all entities."""
         return sum(len(series.event_time_us) for series in self.series)
 
 
@@ -72,10 +73,11 @@ def load(folder: Path | str, part: Part, cadence_s: float | None = None) -> Data
     Args:
         folder: a folder in one of the layouts above.
         part: "train" or "test".
-        cadence_s: distance of invented times; None for the rule above; not for NAB.
+        cadence_s: distance of invented times, seconds; None for the default above. NAB has
+            times and ignores it.
 
     Raises:
-        ConfigError: nothing usable is there; names what was expected and what was found.
+        ConfigError: the folder has neither layout, or a file is not valid.
     """
     folder = Path(folder)
     if part not in get_args(Part):
@@ -83,7 +85,7 @@ def load(folder: Path | str, part: Part, cadence_s: float | None = None) -> Data
     if cadence_s is not None and not cadence_s > 0:
         raise ConfigError(f"data: cadence_s must be above 0; got {cadence_s}")
     if not folder.is_dir():
-        raise ConfigError(f"data: {folder} must be a folder; {_what_is(folder)}")
+        raise ConfigError(f"data: {folder} must be a folder; {_kind_of(folder)}")
     if parquet := sorted(folder.glob(f"*.{part}.parquet")):
         return _load_parquet(folder, parquet, part, cadence_s)
     if csvs := sorted((folder / "data").glob("*/*.csv")):
@@ -104,14 +106,14 @@ def _load_parquet(folder: Path, paths: list[Path], part: Part, cadence_s: float 
     series = []
     for entity_id, path in zip(ids, paths, strict=True):
         table = _read_parquet(path)
-        found = tuple(name for name in table.column_names if name != LABEL_COLUMN)
-        names = names or found
-        if found != names:
+        columns = tuple(name for name in table.column_names if name != LABEL_COLUMN)
+        names = names or columns
+        if columns != names:
             raise ConfigError(
                 f"data: {path} must have the columns of {paths[0].name}, in that order: "
-                f"{_differing(names, found)}"
+                f"{_first_difference(names, columns)}"
             )
-        values = _values(path, table, found)
+        values = _values(path, table, columns)
         before = _rows(folder / f"{entity_id}.train.parquet") if part == "test" else 0
         times = START_US + cadence_us * np.arange(before, before + len(values), dtype=np.int64)
         labels = _labels(path, table) if LABEL_COLUMN in table.column_names else None
@@ -131,7 +133,7 @@ def _read_parquet(path: Path) -> pa.Table:
 
 
 def _rows(path: Path) -> int:
-    """Rows of a file that need not be there: a test part alone starts at the beginning."""
+    """The number of rows of a file; 0 if it does not exist, as for a test part alone."""
     if not path.is_file():
         return 0
     try:
@@ -140,7 +142,7 @@ def _rows(path: Path) -> int:
         raise ConfigError(f"data: {path} must be a Parquet file; {error}") from error
 
 
-def _values(path: Path, table: pa.Table, names: tuple[str, ...]) -> np.ndarray:
+def _values(path: Path, table: pa.Table, names: tuple[str, ...]) -> NDArray[Any]:
     values = np.empty((table.num_rows, len(names)), np.float64)
     for column, name in enumerate(names):
         kind = table.schema.field(name).type
@@ -150,8 +152,8 @@ def _values(path: Path, table: pa.Table, names: tuple[str, ...]) -> np.ndarray:
     return _as_float32(path, values, names)
 
 
-def _as_float32(path: Path, values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is found as infinite below
+def _as_float32(path: Path, values: NDArray[Any], names: tuple[str, ...]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # values that float32 cannot hold become infinite
         values = values.astype(np.float32)
     if np.isinf(values).any():
         row, column = np.argwhere(np.isinf(values))[0]
@@ -162,16 +164,17 @@ def _as_float32(path: Path, values: np.ndarray, names: tuple[str, ...]) -> np.nd
     return values
 
 
-def _labels(path: Path, table: pa.Table) -> np.ndarray:
+def _labels(path: Path, table: pa.Table) -> NDArray[Any]:
     labels = table[LABEL_COLUMN].to_numpy()
     if not np.isin(labels, (0, 1)).all():
         raise ConfigError(f"data: {path}: label must be 0 or 1; got {np.unique(labels)[:5]}")
-    return labels.astype(np.uint8)
+    flags: NDArray[Any] = labels.astype(np.uint8)
+    return flags
 
 
 def _load_nab(folder: Path, paths: list[Path], part: Part) -> Dataset:
     windows_path = folder / NAB_WINDOWS
-    # Labels lie in the test part; whoever reads the other one has no business with them.
+    # Only the test part has labels.
     windows = _read_windows(windows_path) if part == "test" and windows_path.is_file() else {}
     series = []
     for path in paths:
@@ -186,13 +189,13 @@ def _load_nab(folder: Path, paths: list[Path], part: Part) -> Dataset:
         labels = None if spans is None else _labels_of_windows(times, spans)
         series.append(Series(entity_id, times, values, labels))
     gaps = np.concatenate([np.diff(s.event_time_us) for s in series] + [np.array([], np.int64)])
-    gaps = gaps[gaps > 0]  # duplicates of a time are kept and say nothing about the cadence
+    gaps = gaps[gaps > 0]  # equal times are allowed; they are no measure of the cadence
     cadence_us = int(np.median(gaps)) if len(gaps) else CADENCE_S * 1_000_000
     return _dataset(folder, part, Schema((Feature("value"),)), series, cadence_us)
 
 
 def _read_windows(path: Path) -> dict[str, list[list[str]]]:
-    """Anomalous spans per file; a file without an entry is unlabelled, not normal."""
+    """The anomalous time spans of each file; a file without an entry has no labels."""
     try:
         windows = json.loads(path.read_text())
     except ValueError as error:
@@ -202,7 +205,7 @@ def _read_windows(path: Path) -> dict[str, list[list[str]]]:
     return windows
 
 
-def _read_nab_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_nab_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Times (T,) int64 and values (T, 1) float32, sorted by time; equal times keep their order."""
     with path.open(newline="") as file:
         rows = csv.reader(file)
@@ -222,7 +225,7 @@ def _read_nab_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _time_us(text: str) -> int:
-    """Microseconds of a NAB time stamp, which is UTC by assumption.
+    """Microseconds of a NAB timestamp, which is assumed to be UTC.
 
     >>> _time_us("2024-01-01 00:00:01")
     1704067201000000
@@ -231,7 +234,7 @@ def _time_us(text: str) -> int:
     return round(moment.timestamp() * 1_000_000)
 
 
-def _labels_of_windows(times: np.ndarray, spans: list[list[str]]) -> np.ndarray:
+def _labels_of_windows(times: NDArray[Any], spans: list[list[str]]) -> NDArray[Any]:
     labels = np.zeros(len(times), np.uint8)
     for first, last in spans:
         labels[(times >= _time_us(first)) & (times <= _time_us(last))] = 1
@@ -247,10 +250,10 @@ def _dataset(
 
 
 def content_hash(schema: Schema, series: Iterable[Series]) -> str:
-    """SHA-256 over everything a model could learn from; array sizes are part of it."""
+    """SHA-256 over schema, entity ids, times, values and labels, including their sizes."""
     digest = hashlib.sha256(schema.fingerprint().encode())
-    for one in series:
-        for chunk in _chunks(one):
+    for entity in series:
+        for chunk in _chunks(entity):
             digest.update(len(chunk).to_bytes(8, "little"))
             digest.update(chunk)
     return digest.hexdigest()
@@ -263,7 +266,7 @@ def _chunks(series: Series) -> Iterator[bytes]:
     yield b"" if series.labels is None else series.labels.astype("u1").tobytes()
 
 
-def _what_is(path: Path) -> str:
+def _kind_of(path: Path) -> str:
     return "it is a file" if path.exists() else "it does not exist"
 
 
@@ -274,8 +277,8 @@ def _listing(folder: Path) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _differing(expected: tuple[str, ...], found: tuple[str, ...]) -> str:
-    if len(expected) != len(found):
-        return f"expected {len(expected)} feature columns; got {len(found)}"
-    at = next(i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b)
-    return f"expected {expected[at]!r} at position {at}; got {found[at]!r}"
+def _first_difference(expected: tuple[str, ...], actual: tuple[str, ...]) -> str:
+    if len(expected) != len(actual):
+        return f"expected {len(expected)} feature columns; got {len(actual)}"
+    index = next(i for i, (a, b) in enumerate(zip(expected, actual, strict=True)) if a != b)
+    return f"expected {expected[index]!r} at position {index}; got {actual[index]!r}"

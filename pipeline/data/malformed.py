@@ -1,18 +1,21 @@
-"""Makes events malformed on purpose, each in a way that was seen in real telemetry.
+"""Makes events malformed on purpose, each with a defect that was seen in real telemetry.
 
-Faults take turns: the n-th malformed event gets fault n modulo their number. Each
-costs exactly one dead letter, so that tests can count. Nothing here is random.
+The defects take turns: the n-th malformed event gets defect n modulo their number. Each
+malformed event becomes exactly one dead letter, so that tests can count them. Nothing here is
+random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-JsonFault = Callable[[bytes, str, int, list[float]], bytes]
+JsonDefect = Callable[[bytes, str, int, list[float]], bytes]
 
 NESTING = 200  # deep enough to hurt a recursive reader, small enough to store
 
@@ -27,7 +30,7 @@ def _with_literal(entity_id: str, time_us: int, row: list[float], literal: bytes
     return _event(entity_id, time_us, ["@", *row[1:]]).replace(b'"@"', literal, 1)
 
 
-JSON_FAULTS: dict[str, JsonFault] = {
+JSON_DEFECTS: dict[str, JsonDefect] = {
     "cut_off": lambda value, entity_id, time_us, row: value[: len(value) // 2],
     "wrong_type": lambda value, entity_id, time_us, row: _event(entity_id, "yesterday", row),
     "missing_field": lambda value, entity_id, time_us, row: msgspec.json.encode(
@@ -47,60 +50,63 @@ JSON_FAULTS: dict[str, JsonFault] = {
     "nested": lambda value, entity_id, time_us, row: b"[" * NESTING + b"]" * NESTING,
 }
 
-ROW_FAULTS = ("null_entity", "milliseconds", "infinity")
-STREAM_FAULTS = ("cut_off", "noise", "empty", "feature_count")
-# A stream fault comes once in each round of row faults, and each time the next one.
-ARROW_ROUND = len(ROW_FAULTS) + 1
+ROW_DEFECTS = ("null_entity", "milliseconds", "infinity")
+STREAM_DEFECTS = ("cut_off", "noise", "empty", "feature_count")
+# Each round consists of all row defects and one stream defect; the stream defects take turns.
+ARROW_ROUND = len(ROW_DEFECTS) + 1
 
 
-def corrupt_json(value: bytes, entity_id: str, time_us: int, row: list[float], turn: int) -> bytes:
-    """The malformed version of one JSON event; `turn` chooses the fault."""
-    faults = tuple(JSON_FAULTS.values())
-    return faults[turn % len(faults)](value, entity_id, time_us, row)
+def malformed_json(
+    value: bytes, entity_id: str, time_us: int, *, row: list[float], turn: int
+) -> bytes:
+    """The malformed version of one JSON event; `turn` chooses the defect."""
+    defects = tuple(JSON_DEFECTS.values())
+    return defects[turn % len(defects)](value, entity_id, time_us, row)
 
 
-def spoils_message(turns: np.ndarray) -> np.ndarray:
-    """Which events, (N,) bool, become an unreadable message of their own; -1 is well-formed."""
-    return (turns >= 0) & (turns % ARROW_ROUND == len(ROW_FAULTS))
+def is_unreadable(turns: NDArray[Any]) -> NDArray[Any]:
+    """(N,) bool: True for events that become an unreadable message; turn -1 is well-formed."""
+    unreadable: NDArray[Any] = (turns >= 0) & (turns % ARROW_ROUND == len(ROW_DEFECTS))
+    return unreadable
 
 
-def corrupt_rows(batch: pa.RecordBatch, turns: np.ndarray) -> pa.RecordBatch:
-    """`batch` with the malformed rows spoiled and all others untouched."""
+def malformed_rows(batch: pa.RecordBatch, turns: NDArray[Any]) -> pa.RecordBatch:
+    """`batch` with a defect in each row whose turn is not -1; the other rows are unchanged."""
     if not (turns >= 0).any():
         return batch
     kind = np.where(turns >= 0, turns % ARROW_ROUND, -1)
     entity, time_us, features = batch.columns
     times = time_us.to_numpy().copy()
-    times[kind == ROW_FAULTS.index("milliseconds")] //= 1000
-    nameless = pa.array(kind == ROW_FAULTS.index("null_entity"))
+    times[kind == ROW_DEFECTS.index("milliseconds")] //= 1000
+    nameless = pa.array(kind == ROW_DEFECTS.index("null_entity"))
     width = batch.schema.field("features").type.list_size
     flat = features.flatten()
     values = flat.to_numpy(zero_copy_only=False).copy().reshape(-1, width)
-    infinite = kind == ROW_FAULTS.index("infinity")
+    infinite = kind == ROW_DEFECTS.index("infinity")
     values[infinite, 0] = np.inf
     missing = np.isnan(values).ravel()
-    spoiled = pa.array(values.ravel(), pa.float32(), mask=missing if missing.any() else None)
+    changed = pa.array(values.ravel(), pa.float32(), mask=missing if missing.any() else None)
     columns = [
         pa.compute.if_else(nameless, pa.scalar(None, pa.utf8()), entity),
         pa.array(times),
-        pa.FixedSizeListArray.from_arrays(spoiled, width),
+        pa.FixedSizeListArray.from_arrays(changed, width),
     ]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def corrupt_stream(stream: bytes, turn: int) -> bytes:
-    """The unreadable version of a stream with one event; `turn` chooses the fault."""
-    fault = STREAM_FAULTS[turn // ARROW_ROUND % len(STREAM_FAULTS)]
-    if fault == "cut_off":
+def malformed_stream(stream: bytes, turn: int) -> bytes:
+    """The unreadable version of a stream with one event; `turn` chooses the defect."""
+    defect = STREAM_DEFECTS[turn // ARROW_ROUND % len(STREAM_DEFECTS)]
+    if defect == "cut_off":
         return stream[: len(stream) // 3]
-    if fault == "noise":
+    if defect == "noise":
         return bytes((turn * 31 + i * 7 + 1) % 256 for i in range(64))
-    if fault == "empty":
+    if defect == "empty":
         return b""
-    return _with_one_feature_more(stream)
+    return _with_extra_feature(stream)
 
 
-def _with_one_feature_more(stream: bytes) -> bytes:
+def _with_extra_feature(stream: bytes) -> bytes:
     batch = pa.ipc.open_stream(stream).read_next_batch()
     entity, time_us, features = batch.columns
     wider = pa.array([[*features[0].as_py(), 0.5]], pa.list_(pa.float32(), len(features[0]) + 1))
@@ -108,4 +114,5 @@ def _with_one_feature_more(stream: bytes) -> bytes:
     changed = pa.RecordBatch.from_arrays([entity, time_us, wider], names=batch.schema.names)
     with pa.ipc.new_stream(sink, changed.schema) as writer:
         writer.write_batch(changed)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

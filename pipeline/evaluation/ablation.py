@@ -1,7 +1,8 @@
-"""What each part of the model brings: the same trained weights, one part left out at a time.
+"""Measures what each part of the model contributes, by leaving out one part at a time.
 
-Nothing is trained again. Scales, calibration and thresholds are fitted anew for each
-variant, on train parts alone; then it is scored and judged like the whole.
+The trained weights stay the same. Scales, calibration and thresholds are fitted again for
+each variant, on the train parts only. Then the variant is scored and evaluated like the
+whole model.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from streamgauge.pipeline.evaluation.detectors import by_model
 from streamgauge.pipeline.evaluation.evaluate import judge
 from streamgauge.pipeline.evaluation.results import BUDGETS, DetectorResult
 
-DAY = {1.0: BUDGETS[1.0]}
-NEVER = 1_000_000_000  # warming so long that nothing is ever a surprise
-SLOW = 1e-9
+ONE_PER_DAY = {1.0: BUDGETS[1.0]}
+FOREVER_EVENTS = 1_000_000_000  # more events than any series has
+RATE_OF_NO_LEARNING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,53 +36,62 @@ class Variant:
 
     name: str
     spec: ForecasterSpec
-    #: Network weights multiplied by 0: the forecast is that of the ridge skip.
+    #: Network weights are set to 0, so the forecast is that of the ridge skip.
     without_network: bool = False
-    #: The scorer's policy; None = the default.
+    #: Policy of the scorer; None for the default.
     policy: ScoringPolicy | None = None
 
 
 def variants(spec: ForecasterSpec) -> Iterator[Variant]:
-    """The whole, then each with a part left out."""
+    """The whole model, then one variant per part that is left out."""
     yield Variant("whole", spec)
     yield Variant("ridge skip alone, no GRU", spec, without_network=True)
     yield Variant("no level", replace(spec, level_weight=0.0))
     yield Variant(
-        "level by day of the week alone", replace(spec, season_parts=1, season_events=NEVER)
+        "level by day of the week alone",
+        replace(spec, season_parts=1, season_events=FOREVER_EVENTS),
     )
     yield Variant("fast smoothing alone", replace(spec, alphas=(spec.alphas[0],) * 2))
     yield Variant("no smoothing", replace(spec, alphas=(1.0, 1.0)))
-    still = replace(spec.normaliser, rate_min=SLOW)
-    yield Variant("statistics stand still", replace(spec, normaliser=still))
-    yield Variant("learns from surprises too", spec, policy=ScoringPolicy(warmup_events=NEVER))
+    fixed = replace(spec.normaliser, rate_min=RATE_OF_NO_LEARNING)
+    yield Variant("statistics stand still", replace(spec, normaliser=fixed))
+    yield Variant(
+        "learns from surprises too", spec, policy=ScoringPolicy(warmup_events=FOREVER_EVENTS)
+    )
 
 
 def ablate(data: Path, artifact: Path, narrate: Narrate) -> dict[str, DetectorResult]:
-    """Judge every variant of an artifact that was trained on `data`, by name.
+    """Evaluate every variant of an artifact that was trained on `data`, by name.
 
     Args:
         data: a folder with train and test parts.
-        artifact: the whole, as `streamgauge train` wrote it.
-        narrate: takes the lines of narration.
+        artifact: the whole model, as `streamgauge train` wrote it.
+        narrate: receives the lines of progress.
     """
     whole = artifacts.load(artifact)
     train, test = load(data, "train"), load(data, "test")
     share = float(whole.manifest["training"]["settings"]["held_out"])
     named = list(variants(whole.forecaster.spec))
-    found: dict[str, DetectorResult] = {}
-    prepared: dict[NormaliserSpec, fit.Prepared] = {}  # all that preparing depends on here
+    results: dict[str, DetectorResult] = {}
+    # Among these variants the preparation depends on the normaliser only.
+    prepared: dict[NormaliserSpec, fit.Prepared] = {}
     with progress("ablate", len(named) * test.events, narrate) as advance:
-        for one in named:
-            key = one.spec.normaliser
+        for variant in named:
+            key = variant.spec.normaliser
             if key not in prepared:
-                prepared[key] = fit.prepare(train.schema, train.series, one.spec, share)
-            told = by_model(_variant(whole, one, prepared[key]), test, DAY, advance, one.policy)
-            found[one.name] = judge(told, test, (data / NAB_WINDOWS).is_file(), DAY)
-    return found
+                prepared[key] = fit.prepare(train.schema, train.series, variant.spec, share)
+            artifact_of_variant = _variant(whole, variant, prepared[key])
+            detection = by_model(
+                artifact_of_variant, test, ONE_PER_DAY, advance=advance, scoring=variant.policy
+            )
+            results[variant.name] = judge(
+                detection, test, (data / NAB_WINDOWS).is_file(), budgets=ONE_PER_DAY
+            )
+    return results
 
 
 def _variant(whole: Artifact, variant: Variant, prepared: fit.Prepared) -> Artifact:
-    """`whole` rebuilt as `variant`; its digest stays that of the whole."""
+    """`whole` rebuilt as `variant`; it keeps the digest of the whole."""
     network = dict(whole.forecaster.weights)
     if variant.without_network:
         network = {name: np.zeros_like(weight) for name, weight in network.items()}

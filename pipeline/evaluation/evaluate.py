@@ -1,9 +1,9 @@
-"""`streamgauge evaluate`: how well a model detects, beside what simple detectors reach.
+"""`streamgauge evaluate`: measures how well a model detects, next to simple baselines.
 
-Train on the train part, score the test part causally with the scorer of the live job, and
-only then look at labels. Every entity counts once in a mean; an entity without a labelled
-event has no recall, but its false alerts count. What baselines reach is kept in
-`<out>/baselines.json` and read back while data and code are the same.
+The model is trained on the train part. It scores the test part causally with the scorer of
+the live job. Labels are read only after that. Every entity counts once in a mean. An entity
+without a labelled event has no recall, but its false alerts count. The results of the
+baselines are cached in `<out>/baselines.json`, and used again while data and code are the same.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts import budget
 from streamgauge.models.alerts.policy import BudgetSpec
@@ -23,14 +25,15 @@ from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.series import Series
 from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
+from streamgauge.pipeline.data import labels
 from streamgauge.pipeline.data.datasets import NAB_WINDOWS, Dataset, load
 from streamgauge.pipeline.evaluation import baselines, detectors, metrics, nab, results
-from streamgauge.pipeline.evaluation.detectors import Detected, by_baselines, by_model
-from streamgauge.pipeline.evaluation.metrics import Ranking, judged, ranking
+from streamgauge.pipeline.evaluation.detectors import Detection, by_baselines, by_model
+from streamgauge.pipeline.evaluation.metrics import Ranking, message_metrics, ranking
 from streamgauge.pipeline.evaluation.results import BUDGETS, DetectorResult, Evaluation, budget_key
 
-ARTIFACT, REPORT, BASELINES_KEPT = "artifact", "evaluation.json", "baselines.json"
-#: Threshold set without labels on the likelihood of NAB: a tail of 1e-5, as its authors use.
+ARTIFACT, REPORT, BASELINES_CACHE = "artifact", "evaluation.json", "baselines.json"
+#: Threshold on the likelihood of NAB, set without labels: a tail of 1e-5, as in its paper.
 NAB_FIXED = 5.0
 
 
@@ -38,24 +41,25 @@ def evaluate(
     data: Path,
     artifact: Path | None,
     out: Path,
+    *,
     processes: int | None = None,
     narrate: Narrate = to_stderr,
 ) -> Evaluation:
-    """Evaluate on `data`, and keep artifact, report and baselines in `out`.
+    """Evaluate on `data`, and write artifact, results and baselines to `out`.
 
     Args:
         data: a folder in a layout of `pipeline.data.datasets`, with labels in its test part.
-        artifact: scores with this one; None trains on the train part first.
-        out: folder for what is made.
-        processes: for baselines; None = one per core.
-        narrate: takes the lines of narration.
+        artifact: the model; None trains one on the train part first.
+        out: folder for the output.
+        processes: number of processes for the baselines; None for one per core.
+        narrate: receives the lines of progress.
 
     Raises:
         ConfigError: the data cannot be evaluated.
     """
-    metrics.library()  # before minutes of training, not behind them
+    metrics.library()  # a missing library is reported before minutes of training
     test = load(data, "test")
-    if all(one.labels is None for one in test.series):
+    if all(entity.labels is None for entity in test.series):
         raise ConfigError(f"evaluate: {data} must have labels in its test part; it has none")
     train = load(data, "train") if artifact is None or _has_train(data) else None
     out.mkdir(parents=True, exist_ok=True)
@@ -66,14 +70,16 @@ def evaluate(
         fit(data, artifact, narrate=narrate)
     loaded = artifacts.load(artifact)
     with progress("score", len(BUDGETS) * test.events, narrate) as advance:
-        told = by_model(loaded, test, BUDGETS, advance)
+        detection = by_model(loaded, test, BUDGETS, advance=advance)
     is_nab = (data / NAB_WINDOWS).is_file()
-    verdicts = [judge(told, test, is_nab)]
+    results_of_all = [judge(detection, test, is_nab)]
     if train is not None:
-        verdicts += _baselines(train, test, is_nab, out, processes or _cores(), narrate)
-    found = Evaluation(str(data), loaded.digest, tuple(verdicts))
-    (out / REPORT).write_text(json.dumps(found.to_json(), indent=1) + "\n")
-    return found
+        results_of_all += _baselines(
+            train, test, is_nab, out=out, processes=processes or _cores(), narrate=narrate
+        )
+    evaluation = Evaluation(str(data), loaded.digest, tuple(results_of_all))
+    (out / REPORT).write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
+    return evaluation
 
 
 def _has_train(data: Path) -> bool:
@@ -85,87 +91,115 @@ def _cores() -> int:
 
 
 def _baselines(
-    train: Dataset, test: Dataset, is_nab: bool, out: Path, processes: int, narrate: Narrate
+    train: Dataset, test: Dataset, is_nab: bool, *, out: Path, processes: int, narrate: Narrate
 ) -> list[DetectorResult]:
-    """Verdicts on the baselines, from the last time if nothing has changed since."""
-    kept, key = out / BASELINES_KEPT, _baselines_key(train, test)
-    if kept.is_file():
-        before = json.loads(kept.read_text())
-        if before["key"] == key:
-            return [DetectorResult.from_json(one) for one in before["verdicts"]]
+    """The results of the baselines; from the cache if neither data nor code has changed."""
+    cache, key = out / BASELINES_CACHE, _baselines_key(train, test)
+    if cache.is_file():
+        cached = json.loads(cache.read_text())
+        if cached["key"] == key:
+            return [DetectorResult.from_json(result) for result in cached["results"]]
     with progress("baselines", len(test.series), narrate, unit="entities") as advance:
-        told = by_baselines(train, test, BUDGETS, _from_row(test, is_nab), processes, advance)
-    with progress("judge baselines", len(told), narrate, unit="detectors") as advance:
-        verdicts = []
-        for one in told:
-            verdicts.append(judge(one, test, is_nab))
+        detections = by_baselines(
+            train,
+            test,
+            BUDGETS,
+            from_row=_from_row(test, is_nab),
+            processes=processes,
+            advance=advance,
+        )
+    with progress("judge baselines", len(detections), narrate, unit="detectors") as advance:
+        judged = []
+        for detection in detections:
+            judged.append(judge(detection, test, is_nab))
             advance(1)
-    kept.write_text(json.dumps({"key": key, "verdicts": [asdict(one) for one in verdicts]}) + "\n")
-    return verdicts
+    content = {"key": key, "results": [asdict(result) for result in judged]}
+    cache.write_text(json.dumps(content) + "\n")
+    return judged
 
 
 def _baselines_key(train: Dataset, test: Dataset) -> str:
-    """SHA-256 over the data and the code whose figures are kept."""
+    """SHA-256 over the data, and over the code that makes the cached results."""
     digest = hashlib.sha256(f"{train.content_hash}{test.content_hash}".encode())
-    for module in (baselines, budget, detectors, metrics, nab, results):
+    for module in (baselines, budget, detectors, labels, metrics, nab, results):
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()
 
 
 def judge(
-    told: Detected, test: Dataset, is_nab: bool, budgets: Mapping[float, BudgetSpec] = BUDGETS
+    detection: Detection,
+    test: Dataset,
+    is_nab: bool,
+    *,
+    budgets: Mapping[float, BudgetSpec] = BUDGETS,
 ) -> DetectorResult:
-    """Set scores against labels; the first place where labels are read."""
+    """Compare a detection with the labels, which are read here for the first time.
+
+    Args:
+        detection: of every series of `test`.
+        test: the series with their labels.
+        is_nab: score by the rules of NAB too, and leave out the probation of each series.
+        budgets: by messages per day; the detection must have them.
+    """
     from_row = _from_row(test, is_nab)
     rankings = tuple(
-        Ranking(None, None, None) if one.labels is None else ranking(score[at:], one.labels[at:])
-        for one, score, at in zip(test.series, told.score, from_row, strict=True)
+        Ranking(None, None, None)
+        if entity.labels is None
+        else ranking(score[first:], entity.labels[first:])
+        for entity, score, first in zip(test.series, detection.score, from_row, strict=True)
     )
     at_budget = {
         budget_key(per_day): tuple(
-            judged(sent, _labels(one), one.event_time_us, at)
-            for sent, one, at in zip(told.sent[per_day], test.series, from_row, strict=True)
+            message_metrics(sent, _labels(entity), entity.event_time_us, from_row=first)
+            for sent, entity, first in zip(
+                detection.sent[per_day], test.series, from_row, strict=True
+            )
         )
         for per_day in budgets
     }
-    found = _nab_scores(told, test) if is_nab else None
     return DetectorResult(
-        told.name, tuple(one.entity_id for one in test.series), rankings, at_budget, found
+        detection.name,
+        tuple(entity.entity_id for entity in test.series),
+        rankings,
+        messages=at_budget,
+        nab=_nab_scores(detection, test) if is_nab else None,
     )
 
 
 def _from_row(test: Dataset, is_nab: bool) -> list[int]:
-    """Where judging of each series begins: in NAB behind its probation."""
-    return [nab.probation_rows(len(one.values)) if is_nab else 0 for one in test.series]
+    """The first row of each series that counts: in NAB the first after the probation."""
+    return [nab.probation_rows(len(entity.values)) if is_nab else 0 for entity in test.series]
 
 
-def _labels(one: Series) -> np.ndarray:
-    """(T,); events without a label count as normal."""
-    return np.zeros(len(one.values), np.uint8) if one.labels is None else one.labels
+def _labels(entity: Series) -> NDArray[Any]:
+    """The labels (T,); events without a label count as normal."""
+    return np.zeros(len(entity.values), np.uint8) if entity.labels is None else entity.labels
 
 
-def _nab_scores(told: Detected, test: Dataset) -> dict[str, float]:
-    """The benchmark's own score, from the onsets of the likelihood of the squared score.
+def _nab_scores(detection: Detection, test: Dataset) -> dict[str, float]:
+    """The scores of the NAB benchmark, computed on the onsets of the likelihood.
 
-    `standard` and the other profiles by the published rule, `fixed` at a threshold set
-    without labels, `every_row` without the onsets, `lowest` of the worst file at the
-    threshold of `standard`.
+    Returns:
+        `standard` and the other profiles by the published rule; `threshold`, the one of
+        `standard`; `fixed`, the score at a threshold that was set without labels; `every_row`,
+        the standard score without the onsets; `lowest`, the score of the worst file at the
+        threshold of `standard`.
     """
-    pairs = list(zip(test.series, told.score, strict=True))
-    labels = [one.labels for one, _ in pairs if one.labels is not None]
+    pairs = list(zip(test.series, detection.score, strict=True))
+    labels = [entity.labels for entity, _ in pairs if entity.labels is not None]
     every = [
         nab.likelihood(np.square(score, dtype=np.float64))
-        for one, score in pairs
-        if one.labels is not None
+        for entity, score in pairs
+        if entity.labels is not None
     ]
     unlikely = [nab.onsets(score) for score in every]
     best = {name: nab.Corpus(labels, name).best(unlikely) for name in nab.PROFILES}
     threshold = best["standard"].threshold
     files = [
-        nab.Corpus([one]).at([score], threshold)
-        for one, score in zip(labels, unlikely, strict=True)
-        if one.any()
+        nab.Corpus([file_labels]).at([score], threshold)
+        for file_labels, score in zip(labels, unlikely, strict=True)
+        if file_labels.any()
     ]
     standard = nab.Corpus(labels)
     return {

@@ -1,9 +1,9 @@
-"""How well scores tell labelled events from others, and what messages at a budget find.
+"""Metrics: how well scores separate labelled events, and what messages at a budget find.
 
 Threshold-free figures are those of `TSB_AD` (Liu and Paparrizos 2024, "The Elephant in the
-Room: Towards A Reliable Time-Series Anomaly Detection Benchmark"). A segment is a run of
-labelled events of one entity; it is found if a message lies in it. Beside the share found
-stands the share that as many messages at random moments would be expected to find.
+Room: Towards A Reliable Time-Series Anomaly Detection Benchmark"). A labelled run is a run of
+labelled events of one entity. A message inside the run detects it. The expected recall of as
+many messages at random times is reported too.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from streamgauge.models.alerts.budget import DAY_US
 from streamgauge.models.errors import ConfigError
+from streamgauge.pipeline.data.labels import label_runs, recall_by_chance
 
-VUS_WINDOW = 100  # rows over which a label fades, half of them on each side
+VUS_WINDOW = 100  # rows over which a label fades out, half of them on each side
 VUS_THRESHOLDS = 250  # the library's default
-DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Of one entity; None where it has no labelled or no unlabelled event."""
+    """Metrics over all thresholds for one entity; None without both kinds of events."""
 
     auc_pr: float | None
     vus_pr: float | None
@@ -31,22 +33,22 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Messages:
-    """What messages at one budget did for one entity."""
+class MessageMetrics:
+    """Metrics of the messages at one budget for one entity."""
 
-    #: Per day of its event time, warming included.
+    #: Messages per day of event time; the warm-up counts as time.
     messages: float
-    #: Per day, outside labelled events.
+    #: Messages outside labelled events, per day.
     false: float
-    #: Share of labelled segments with a message inside; None without any.
+    #: Share of labelled runs with a message inside; None without a labelled run.
     recall: float | None
-    #: The same expected of as many messages at random moments.
+    #: The expected recall of as many messages at random times.
     recall_by_chance: float | None
-    #: Seconds from the start of a found segment to its first message; median.
+    #: Median time from the start of a detected run to its first message, seconds.
     delay_s: float | None
 
 
-def ranking(score: np.ndarray, labels: np.ndarray) -> Ranking:
+def ranking(score: NDArray[Any], labels: NDArray[Any]) -> Ranking:
     """AUC-PR, VUS-PR and the best F1 over all thresholds.
 
     Args:
@@ -64,12 +66,13 @@ def ranking(score: np.ndarray, labels: np.ndarray) -> Ranking:
     )
 
 
-def vus_pr(score: np.ndarray, labels: np.ndarray, window: int = VUS_WINDOW) -> float:
+def vus_pr(score: NDArray[Any], labels: NDArray[Any], window: int = VUS_WINDOW) -> float:
     """Volume under the precision-recall surface over thresholds and widths of labels.
 
-    Paparrizos et al. 2022, "Volume Under the Surface". The library's own figure, whose parts
-    are called here; but instead of walking all rows for each pair of threshold and
-    width (seconds per series) rows are counted once, by the first threshold they reach.
+    Paparrizos et al. 2022, "Volume Under the Surface". The result is that of the
+    library, whose functions are called here. The library walks all rows for each pair of
+    threshold and width, which takes seconds per series. Here each row is counted once, at the
+    first threshold that it reaches.
     """
     metricor = library()
     labels = labels.astype(int)
@@ -77,7 +80,7 @@ def vus_pr(score: np.ndarray, labels: np.ndarray, window: int = VUS_WINDOW) -> f
     levels = -np.sort(-score)[np.linspace(0, len(score) - 1, VUS_THRESHOLDS).astype(int)]
     first = np.searchsorted(-levels, -score)  # (T,) the first threshold each row reaches
 
-    def reached(weights: np.ndarray) -> np.ndarray:
+    def reached(weights: NDArray[Any]) -> NDArray[Any]:
         return np.cumsum(np.bincount(first, weights, VUS_THRESHOLDS + 1))[:-1]
 
     predicted, labelled = reached(np.ones(len(score))), reached(labels)
@@ -88,61 +91,57 @@ def vus_pr(score: np.ndarray, labels: np.ndarray, window: int = VUS_WINDOW) -> f
         true = reached(extended)
         positives = (labels.sum() + labels.sum() + true - labelled) / 2
         earliest = np.sort([first[start : end + 1].min() for start, end in areas])
-        found = np.searchsorted(earliest, np.arange(VUS_THRESHOLDS), side="right") / len(areas)
-        recall = np.minimum(true / positives, 1.0) * found
+        existence = np.searchsorted(earliest, np.arange(VUS_THRESHOLDS), side="right") / len(areas)
+        recall = np.minimum(true / positives, 1.0) * existence
         volume += float(np.dot(np.diff(recall, prepend=0.0), true / predicted))
     return volume / (window + 1)
 
 
-def judged(
-    told: np.ndarray, labels: np.ndarray, event_time_us: np.ndarray, from_row: int = 0
-) -> Messages:
-    """Set messages against labels.
+def message_metrics(
+    sent: NDArray[Any], labels: NDArray[Any], event_time_us: NDArray[Any], *, from_row: int = 0
+) -> MessageMetrics:
+    """Compare the messages of one entity with its labels.
 
     Args:
-        told: (T,) bool, where a message was sent.
+        sent: (T,) bool, True where a message was sent.
         labels: (T,) 1 = anomalous.
         event_time_us: (T,) ascending.
-        from_row: where judging begins; a day before it is a day of the budget too.
+        from_row: the first row that counts. The days before it still count as days.
     """
     days = max(float(event_time_us[-1] - event_time_us[0]) / DAY_US, 1e-9)
-    told, labels, event_time_us = told[from_row:], labels[from_row:], event_time_us[from_row:]
-    found = [(first, np.flatnonzero(told[first:end])) for first, end in segments(labels)]
-    delays = [event_time_us[f + at[0]] - event_time_us[f] for f, at in found if len(at)]
-    return Messages(
-        float(told.sum()) / days,
-        float((told & (labels == 0)).sum()) / days,
-        len(delays) / len(found) if found else None,
-        by_chance(labels, int(told.sum())),
-        float(np.median(delays)) / 1e6 if delays else None,
+    sent, labels, event_time_us = sent[from_row:], labels[from_row:], event_time_us[from_row:]
+    runs = label_runs(labels)
+    hits = [(first, np.flatnonzero(sent[first:end])) for first, end in runs]
+    delays = [
+        event_time_us[first + rows[0]] - event_time_us[first] for first, rows in hits if len(rows)
+    ]
+    return MessageMetrics(
+        messages=float(sent.sum()) / days,
+        false=float((sent & (labels == 0)).sum()) / days,
+        recall=len(delays) / len(runs) if runs else None,
+        recall_by_chance=random_recall(labels, int(sent.sum())),
+        delay_s=float(np.median(delays)) / 1e6 if delays else None,
     )
 
 
-def segments(labels: np.ndarray) -> list[tuple[int, int]]:
-    """First row and one past the last row of each run of labelled events.
-
-    >>> segments(np.array([1, 1, 0, 1]))
-    [(0, 2), (3, 4)]
-    """
-    edges = np.diff(np.concatenate(([0], labels != 0, [0])).astype(np.int8))
-    firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    return list(zip(firsts.tolist(), ends.tolist(), strict=True))
-
-
-def by_chance(labels: np.ndarray, messages: int) -> float | None:
-    """Expected share of segments found by `messages` at random rows."""
-    missed = [(1 - (end - first) / len(labels)) ** messages for first, end in segments(labels)]
-    return 1 - float(np.mean(missed)) if missed else None
+def random_recall(labels: NDArray[Any], messages: int) -> float | None:
+    """The expected share of labelled runs with one of `messages` at random rows inside."""
+    shares = ((end - first) / len(labels) for first, end in label_runs(labels))
+    return recall_by_chance(np.full(messages, share) for share in shares)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Over the entities that have a value."""
+    """The mean over the entities that have a value; None if none has."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def library() -> Any:
-    """The library's metrics; part of the environment that trains."""
+    """The metrics of TSB_AD, which only the environment for training contains.
+
+    Raises:
+        ConfigError: the library is not installed.
+    """
     try:
         from TSB_AD.evaluation.basic_metrics import basic_metricor
     except ImportError as error:

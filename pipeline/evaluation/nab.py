@@ -1,35 +1,39 @@
 """The score of the Numenta Anomaly Benchmark, and the likelihood that its best detectors use.
 
 Lavin and Ahmad 2015, "Evaluating Real-time Anomaly Detection Algorithms". One threshold
-turns the scores of a whole corpus into detections. In a window only the earliest counts,
-the earlier the more; a detection elsewhere costs the less the closer it follows a window;
-a window without a detection costs its weight. The first rows of a file are its probation.
+turns the scores of a whole corpus into detections. In a window only the earliest detection
+counts, and it earns more the earlier it is. A detection outside all windows costs points, but
+fewer shortly after a window. A window without a detection costs points. The first rows of a
+file are its probation and are not scored.
 
     reward   1 ╮
                │╲___
                0────╲───────────────────  row
               -fp    ╲_________________
-               ├ window ┤ false: less when it is close behind
+               ├ window ┤ false: costs less shortly after
 
-The result is 0 for a detector that says nothing and 100 for one that marks the first row
-of every window and nothing else. The published rule picks the threshold with the labels in
-sight; `Corpus.at` scores a threshold that was fixed before.
+A detector without detections scores 0. A detector that marks the first row of every window
+and nothing else scores 100. The published rule chooses the threshold by the labels;
+`Corpus.at` scores a threshold that was fixed before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, log_ndtr
 
 from streamgauge.pipeline.data.datasets import NAB_PROBATION_ROWS_MAX, NAB_PROBATION_SHARE
+from streamgauge.pipeline.data.labels import label_runs
 
-FAR = 3.0  # window widths behind a window; from there a false detection costs its full weight
+FAR = 3.0  # window widths after a window; from there a false detection costs its full weight
 STEEPNESS = 5.0
 
-OUTSIDE, PROBATION = -1, -2  # in place of a window's number
+OUTSIDE, PROBATION = -1, -2  # instead of the number of a window
 
 LIKELIHOOD_ROWS = 8_000  # as in nab/detectors/numenta of numenta/NAB
 LIKELIHOOD_STD_MIN = 1e-3  # relative to the highest mean: a flat score has no spread
@@ -38,7 +42,7 @@ ONSET_ROWS = 100  # 8 hours of most files; between 20 and 200 the total moves by
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What detections and misses weigh; a hit always weighs 1."""
+    """The weights of false detections and missed windows; a detected window weighs 1."""
 
     false: float
     missed: float
@@ -54,7 +58,7 @@ PROFILES = {
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The threshold of the published rule and the score that it gives."""
+    """The threshold that the published rule chooses, and the score at it."""
 
     threshold: float
     score: float
@@ -64,15 +68,15 @@ class Corpus:
     """Labelled files, scored together.
 
     Args:
-        labels: (T,) per file, runs of 1 are its windows.
+        labels: (T,) per file; each run of 1 is a window.
         profile: a key of `PROFILES`.
     """
 
-    def __init__(self, labels: Sequence[np.ndarray], profile: str = "standard") -> None:
+    def __init__(self, labels: Sequence[NDArray[Any]], profile: str = "standard") -> None:
         self._profile = PROFILES[profile]
         rewards, windows, count = [], [], 0
-        for one in labels:
-            reward, window = _reward(one, self._profile)
+        for file_labels in labels:
+            reward, window = _reward(file_labels, self._profile)
             windows.append(np.where(window >= 0, window + count, window))
             rewards.append(reward)
             count += int(window.max(initial=-1)) + 1
@@ -80,33 +84,33 @@ class Corpus:
         self._reward = np.concatenate(rewards)
         self._window = np.concatenate(windows)
 
-    def best(self, scores: Sequence[np.ndarray]) -> Best:
-        """Try every threshold on the labels and keep the best: the published rule."""
+    def best(self, scores: Sequence[NDArray[Any]]) -> Best:
+        """The best score over all thresholds: the published rule, which uses the labels."""
         thresholds, raw = self._sweep(np.concatenate(list(scores)))
         at = int(np.argmax(raw))
         return Best(float(thresholds[at]), self._normalised(float(raw[at])))
 
-    def at(self, scores: Sequence[np.ndarray], threshold: float) -> float:
-        """The score of detecting wherever a score reaches `threshold`."""
+    def at(self, scores: Sequence[NDArray[Any]], threshold: float) -> float:
+        """The score if every row with a score of at least `threshold` is a detection."""
         thresholds, raw = self._sweep(np.concatenate(list(scores)))
-        # Thresholds fall; the last that is still at or above decides.
+        # Thresholds are in descending order: take the last one that is high enough.
         return self._normalised(float(raw[np.flatnonzero(thresholds >= threshold)[-1]]))
 
-    def _sweep(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Every threshold that matters, falling from infinity, and the raw score at it."""
+    def _sweep(self, score: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """All distinct thresholds in descending order from infinity, and the raw score at each."""
         scored = np.flatnonzero(self._window != PROBATION)
         score = np.nan_to_num(score[scored], nan=-np.inf, neginf=-np.inf, posinf=np.inf)
         order = np.argsort(-score, kind="stable")
         window, reward = self._window[scored][order], self._reward[scored][order]
         gain = np.where(window == OUTSIDE, reward, 0.0)
         windows = np.unique(window[window >= 0])
-        for one in windows:
-            rows = np.flatnonzero(window == one)
-            found = np.maximum.accumulate(np.maximum(reward[rows], -self._profile.missed))
-            gain[rows] = np.diff(found, prepend=-self._profile.missed)
+        for number in windows:
+            rows = np.flatnonzero(window == number)
+            best = np.maximum.accumulate(np.maximum(reward[rows], -self._profile.missed))
+            gain[rows] = np.diff(best, prepend=-self._profile.missed)
         raw = np.concatenate([[0.0], np.cumsum(gain)]) - self._profile.missed * len(windows)
         falling = np.concatenate([[np.inf], score[order]])
-        last = np.append(falling[1:] != falling[:-1], True)  # of equal scores all are detections
+        last = np.append(falling[1:] != falling[:-1], True)  # equal scores are detected together
         return falling[last], raw[last]
 
     def _normalised(self, raw: float) -> float:
@@ -115,63 +119,64 @@ class Corpus:
 
 
 def probation_rows(rows: int) -> int:
-    """How many rows at the beginning of a file are not scored."""
+    """The number of rows at the start of a file that are not scored."""
     return min(int(NAB_PROBATION_SHARE * rows), NAB_PROBATION_ROWS_MAX)
 
 
-def likelihood(score: np.ndarray, rows: int = LIKELIHOOD_ROWS, recent: int = 1) -> np.ndarray:
-    """How unlikely each score is, given all before in its file: -log10 of the normal tail.
+def likelihood(score: NDArray[Any], rows: int = LIKELIHOOD_ROWS, recent: int = 1) -> NDArray[Any]:
+    """How unlikely each score is given the scores before it: -log10 of the normal tail.
 
     Ahmad, Lavin, Purdy and Agha 2017, "Unsupervised real-time anomaly detection for
-    streaming data", section 2.3; causal, and what makes scores of files comparable.
+    streaming data", section 2.3. It is causal, and it makes the scores of files comparable.
 
     Args:
         score: (T,) of one file, high is anomalous.
-        rows: how many scores the rolling normal distribution is made of at most.
-        recent: how many scores are averaged; the paper's ten blur a score that is smoothed.
+        rows: the rolling normal distribution is fitted to at most this many scores.
+        recent: number of scores that are averaged. The paper averages ten, which blurs a
+            score that is smoothed already.
     """
     exact = np.nan_to_num(np.asarray(score, np.float64))
     now = _rolling_mean(exact, recent)
     before = np.concatenate([exact[:1], exact[:-1]])
     mean = _rolling_mean(before, rows)
-    centred = before - before[:1]  # or the difference of squares would lose its digits
+    centred = before - before[:1]  # else the difference of squares would lose its digits
     spread = np.sqrt(
         np.maximum(_rolling_mean(centred**2, rows) - _rolling_mean(centred, rows) ** 2, 0.0)
     )
     floor = np.maximum(LIKELIHOOD_STD_MIN * np.maximum.accumulate(np.abs(mean)), 1e-12)
-    return -log_ndtr(-(now - mean) / np.maximum(spread, floor)) / np.log(10.0)
+    unlikely: NDArray[Any] = -log_ndtr(-(now - mean) / np.maximum(spread, floor)) / np.log(10.0)
+    return unlikely
 
 
-def onsets(score: np.ndarray, rows: int = ONSET_ROWS) -> np.ndarray:
-    """`score` where it exceeds the last `rows`, else -inf: an anomaly is told once.
+def onsets(score: NDArray[Any], rows: int = ONSET_ROWS) -> NDArray[Any]:
+    """`score` where it exceeds the previous `rows` scores, else -inf: one detection per anomaly.
 
-    The benchmark counts every row above the threshold that lies outside a window, so
-    one false alarm of 50 rows would cost as much as 50 false alarms.
+    The benchmark counts every row above the threshold outside a window. Without this step one
+    false alarm of 50 rows would cost as much as 50 false alarms.
     """
     padded = np.concatenate([np.full(rows, -np.inf), score])
     highest = np.lib.stride_tricks.sliding_window_view(padded[:-1], rows).max(axis=1)
     return np.where(score > highest, score, -np.inf)
 
 
-def _rolling_mean(values: np.ndarray, rows: int) -> np.ndarray:
-    """Mean of each value and up to `rows` - 1 before it."""
+def _rolling_mean(values: NDArray[Any], rows: int) -> NDArray[Any]:
+    """The mean of each value and up to `rows` - 1 values before it."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - rows, 0)
-    return (total[end] - total[start]) / (end - start)
+    mean: NDArray[Any] = (total[end] - total[start]) / (end - start)
+    return mean
 
 
-def _reward(labels: np.ndarray, profile: Profile) -> tuple[np.ndarray, np.ndarray]:
-    """What a detection at each row (T,) is worth, and the number of its window."""
+def _reward(labels: NDArray[Any], profile: Profile) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The reward (T,) of a detection at each row, and the number (T,) of its window."""
     rows = np.arange(len(labels))
-    edges = np.diff(np.concatenate(([0], labels != 0, [0])).astype(np.int8))
-    firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     reward, window = np.full(len(rows), -profile.false), np.full(len(rows), OUTSIDE)
-    for number, (first, end) in enumerate(zip(firsts, ends, strict=True)):
+    for number, (first, end) in enumerate(label_runs(labels)):
         width = end - first
-        behind = rows >= end
-        past = (rows[behind] - (end - 1)) / max(width - 1, 1)
-        reward[behind] = profile.false * np.where(past > FAR, -1.0, _scaled(past))
+        after = rows >= end
+        past = (rows[after] - (end - 1)) / max(width - 1, 1)
+        reward[after] = profile.false * np.where(past > FAR, -1.0, _scaled(past))
         here = slice(first, end)
         reward[here] = _scaled(-(end - rows[here]) / width) / _scaled(np.array(-1.0))
         window[here] = number
@@ -179,6 +184,7 @@ def _reward(labels: np.ndarray, profile: Profile) -> tuple[np.ndarray, np.ndarra
     return reward, window
 
 
-def _scaled(position: np.ndarray) -> np.ndarray:
-    """Nearly 1 at the left edge of a window (-1), 0 at its right edge, nearly -1 at 1."""
-    return 2.0 * expit(-STEEPNESS * position) - 1.0
+def _scaled(position: NDArray[Any]) -> NDArray[Any]:
+    """Nearly 1 at the left edge of a window (-1), 0 at its right edge (0), nearly -1 at 1."""
+    scaled: NDArray[Any] = 2.0 * expit(-STEEPNESS * position) - 1.0
+    return scaled

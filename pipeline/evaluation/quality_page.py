@@ -1,7 +1,7 @@
-"""Writes the figures of `docs/quality.md`: `make quality` evaluates and fills the page in.
+"""Writes the tables of `docs/quality.md`; `make quality` runs it.
 
-Everything between two markers is replaced by what `streamgauge evaluate` found on the
-development sets, which is kept in `build/quality/<set>/evaluation.json`.
+It evaluates the model on the development sets and replaces the text between two markers of
+the page. The results of a set are stored in `build/quality/<set>/evaluation.json`.
 """
 
 from __future__ import annotations
@@ -26,39 +26,50 @@ NONE = "–"
 def main(
     data: Annotated[Path, typer.Option(help="Folder with the development sets.")],
     out: Annotated[Path, typer.Option(help="Folder for artifacts and figures.")],
-    page: Annotated[Path, typer.Option(help="The page to fill in.")],
+    page: Annotated[Path, typer.Option(help="The page whose tables are replaced.")],
     keep: Annotated[
-        bool, typer.Option("--keep", help="Do not train where an artifact is there already.")
+        bool, typer.Option("--keep", help="Do not train where an artifact exists already.")
     ] = False,
-    processes: Annotated[int | None, typer.Option(help="For the baselines.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes for the baselines. [default: one per core]")
+    ] = None,
 ) -> None:
     """Evaluate on every development set and write the tables into the page."""
-    found, parts = {}, {}
+    evaluations, variants = {}, {}
     for name in SETS:
         before = out / name / ARTIFACT
         artifact = before if keep and before.is_dir() else None
-        found[name] = evaluate(data / name, artifact, out / name, processes, to_stderr)
-        parts[name] = ablate(data / name, before, to_stderr)
-    page.write_text(filled_in(page.read_text(encoding="utf-8"), found, parts), encoding="utf-8")
+        evaluations[name] = evaluate(data / name, artifact, out / name, processes=processes)
+        variants[name] = ablate(data / name, before, to_stderr)
+    text = filled_in(page.read_text(encoding="utf-8"), evaluations, variants)
+    page.write_text(text, encoding="utf-8")
     to_stderr(f"quality: figures are in {page}")
 
 
 def filled_in(
-    page: str, found: dict[str, Evaluation], parts: dict[str, dict[str, DetectorResult]]
+    page: str,
+    evaluations: dict[str, Evaluation],
+    variants: dict[str, dict[str, DetectorResult]],
 ) -> str:
-    """`page` with the tables of what was `found` and of what `parts` bring between its markers."""
-    tables = [line for name, one in found.items() for line in _table(SETS[name], one)]
-    tables += _parts_table(parts)
-    return between(page, BEGIN, END, tables)
+    """`page` with new tables between its markers.
+
+    Args:
+        page: the text of the page.
+        evaluations: by data set.
+        variants: by data set and by the name of the variant, see `ablation`.
+    """
+    tables = [line for name, each in evaluations.items() for line in _table(SETS[name], each)]
+    tables += _variants_table(variants)
+    return between(page, BEGIN, END, lines=tables)
 
 
-def _table(title: str, found: Evaluation) -> Iterator[str]:
-    model = found.verdicts[0]
+def _table(title: str, evaluation: Evaluation) -> Iterator[str]:
+    model = evaluation.results[0]
     yield f"\n### {title}\n"
-    yield f"{len(model.entities)} entities; model {found.digest[:12]}.\n"
-    yield "| | " + " | ".join(one.name for one in found.verdicts) + " |"
-    yield "| --- |" + " --- |" * len(found.verdicts)
-    for name, cells in _rows(found.verdicts):
+    yield f"{len(model.entities)} entities; model {evaluation.digest[:12]}.\n"
+    yield "| | " + " | ".join(result.name for result in evaluation.results) + " |"
+    yield "| --- |" + " --- |" * len(evaluation.results)
+    for name, cells in _rows(evaluation.results):
         yield f"| {name} | " + " | ".join(cells) + " |"
     worst = sorted(
         (ranking.auc_pr, entity)
@@ -69,17 +80,17 @@ def _table(title: str, found: Evaluation) -> Iterator[str]:
     yield f"\nLowest AUC-PR: {lowest}.\n"
 
 
-def _parts_table(parts: dict[str, dict[str, DetectorResult]]) -> Iterator[str]:
-    """Per variant what is left of each set's figures."""
+def _variants_table(variants: dict[str, dict[str, DetectorResult]]) -> Iterator[str]:
+    """A row per variant, a column per data set."""
     yield "\n### What each part brings\n"
     yield (
         "The same weights with one part left out; AUC-PR / VUS-PR / best F1, and for NAB the "
         "standard score.\n"
     )
-    yield "| | " + " | ".join(SETS[name] for name in parts) + " |"
-    yield "| --- |" + " --- |" * len(parts)
-    for variant in next(iter(parts.values()), {}):
-        cells = [_of_variant(each[variant].headline()["mean"]) for each in parts.values()]
+    yield "| | " + " | ".join(SETS[name] for name in variants) + " |"
+    yield "| --- |" + " --- |" * len(variants)
+    for variant in next(iter(variants.values()), {}):
+        cells = [_of_variant(each[variant].headline()["mean"]) for each in variants.values()]
         yield f"| {variant} | " + " | ".join(cells) + " |"
     yield ""
 
@@ -89,29 +100,29 @@ def _of_variant(mean: dict[str, float | None]) -> str:
     return ranking if mean["nab_standard"] is None else _number(mean["nab_standard"], 1)
 
 
-def _rows(verdicts: tuple[DetectorResult, ...]) -> Iterator[tuple[str, list[str]]]:
-    """Name of a figure, and the figure of each detector."""
-    means = [one.headline()["mean"] for one in verdicts]
+def _rows(results: tuple[DetectorResult, ...]) -> Iterator[tuple[str, list[str]]]:
+    """The name of a figure, and its value for each detector."""
+    means = [result.headline()["mean"] for result in results]
     for key, name in (("auc_pr", "AUC-PR"), ("vus_pr", "VUS-PR"), ("best_f1", "best F1")):
-        yield name, [_number(one[key], 3) for one in means]
-    if verdicts[0].nab is not None:
-        yield "NAB standard", [_number(one["nab_standard"], 1) for one in means]
-        fixed = [None if one.nab is None else one.nab["fixed"] for one in verdicts]
-        yield "NAB standard, threshold set without labels", [_number(one, 1) for one in fixed]
+        yield name, [_number(result[key], 3) for result in means]
+    if results[0].nab is not None:
+        yield "NAB standard", [_number(result["nab_standard"], 1) for result in means]
+        fixed = [None if result.nab is None else result.nab["fixed"] for result in results]
+        yield "NAB standard, threshold set without labels", [_number(result, 1) for result in fixed]
     for per_day, name in ((1.0, "1"), (0.2, "0.2"), (1 / 7, "1/7")):
-        at = [one.at(per_day) for one in verdicts]
+        at = [result.at(per_day) for result in results]
         yield (
             f"event recall at {name} a day (by chance)",
-            [f"{_number(one['recall'])} ({_number(one['recall_by_chance'])})" for one in at],
+            [f"{_number(each['recall'])} ({_number(each['recall_by_chance'])})" for each in at],
         )
-        yield "… delay, minutes", [_minutes(one["delay_s"]) for one in at]
-        yield "… false alerts a day", [_number(one["false_per_day"]) for one in at]
+        yield "… delay, minutes", [_minutes(result["delay_s"]) for result in at]
+        yield "… false alerts a day", [_number(result["false_per_day"]) for result in at]
         yield (
             "… messages over the budget, mean (worst entity)",
             [
-                f"{_share(one['messages_per_day'], per_day)} "
-                f"({_share(one['messages_per_day_worst'], per_day)})"
-                for one in at
+                f"{_share(result['messages_per_day'], per_day)} "
+                f"({_share(result['messages_per_day_worst'], per_day)})"
+                for result in at
             ],
         )
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, as the object of `--json` and as lines for people."""
+"""Results of an evaluation: as the JSON object of `--json` and as lines of text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from streamgauge.models.alerts.policy import BudgetSpec
-from streamgauge.pipeline.evaluation.metrics import Messages, Ranking, mean
+from streamgauge.pipeline.evaluation.metrics import MessageMetrics, Ranking, mean
 
 BUDGETS = {budget: BudgetSpec(per_day=budget) for budget in (1.0, 0.2, 1 / 7)}
 RANKINGS = ("auc_pr", "vus_pr", "best_f1")
@@ -18,114 +18,115 @@ Cells = tuple[float | None, float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class DetectorResult:
-    """What one detector is worth on one data set."""
+    """The metrics of one detector on one data set."""
 
     name: str
     entities: tuple[str, ...]
     rankings: tuple[Ranking, ...]
-    #: By messages per day, as text, then per entity.
-    messages: Mapping[str, tuple[Messages, ...]]
-    #: NAB folders only: see `_nab_scores`.
+    #: By budget, as `budget_key` writes it; one value per entity.
+    messages: Mapping[str, tuple[MessageMetrics, ...]]
+    #: Only for the folder layout of NAB: see `evaluate._nab_scores`.
     nab: Mapping[str, float] | None
 
     def headline(self) -> dict[str, dict[str, float | None]]:
-        """Mean and worst over entities of the figures that `--json` promises."""
+        """Mean and worst entity of the figures that `--json` promises."""
         day = self.messages[budget_key(1.0)]
-        found: dict[str, list[float | None]] = {
-            name: [getattr(one, name) for one in self.rankings] for name in RANKINGS
+        figures: dict[str, list[float | None]] = {
+            name: [getattr(entity, name) for entity in self.rankings] for name in RANKINGS
         }
-        found["event_recall_at_1_per_day"] = [one.recall for one in day]
-        false = [one.false for one in day]
+        figures["event_recall_at_1_per_day"] = [entity.recall for entity in day]
+        false = [entity.false for entity in day]
         standard, lowest = (None, None) if self.nab is None else _mean_and_worst(self.nab)
         return {
             "mean": {
-                **{name: mean(values) for name, values in found.items()},
+                **{name: mean(values) for name, values in figures.items()},
                 "false_per_day_at_1": mean(false),
                 "nab_standard": standard,
             },
             "worst": {
-                **{name: _least(values) for name, values in found.items()},
+                **{name: _least(values) for name, values in figures.items()},
                 "false_per_day_at_1": max(false),
                 "nab_standard": lowest,
             },
         }
 
     def at(self, per_day: float) -> dict[str, float | None]:
-        """What messages at one budget did, over all entities."""
-        told = self.messages[budget_key(per_day)]
+        """The metrics of messages at one budget, over all entities."""
+        metrics = self.messages[budget_key(per_day)]
         return {
-            "recall": mean([one.recall for one in told]),
-            "recall_by_chance": mean([one.recall_by_chance for one in told]),
-            "delay_s": mean([one.delay_s for one in told]),
-            "false_per_day": mean([one.false for one in told]),
-            "messages_per_day": mean([one.messages for one in told]),
-            "messages_per_day_worst": max(one.messages for one in told),
+            "recall": mean([entity.recall for entity in metrics]),
+            "recall_by_chance": mean([entity.recall_by_chance for entity in metrics]),
+            "delay_s": mean([entity.delay_s for entity in metrics]),
+            "false_per_day": mean([entity.false for entity in metrics]),
+            "messages_per_day": mean([entity.messages for entity in metrics]),
+            "messages_per_day_worst": max(entity.messages for entity in metrics),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DetectorResult:
-        """Read what `asdict` made."""
-        told = {
-            key: tuple(Messages(**one) for one in each) for key, each in data["messages"].items()
+        """Read a result from the plain types that `asdict` makes."""
+        messages = {
+            budget: tuple(MessageMetrics(**entity) for entity in entities)
+            for budget, entities in data["messages"].items()
         }
-        ranked = tuple(Ranking(**one) for one in data["rankings"])
-        return cls(data["name"], tuple(data["entities"]), ranked, told, data["nab"])
+        rankings = tuple(Ranking(**entity) for entity in data["rankings"])
+        return cls(data["name"], tuple(data["entities"]), rankings, messages, nab=data["nab"])
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All detectors on one data set, the model first."""
+    """The results of all detectors on one data set, the model first."""
 
     data: str
     digest: str
-    verdicts: tuple[DetectorResult, ...]
+    results: tuple[DetectorResult, ...]
 
     def headline(self) -> dict[str, Any]:
-        """The one object of `--json`."""
-        model, *others = self.verdicts
-        return {**model.headline(), "baselines": {one.name: one.headline() for one in others}}
+        """The JSON object of `--json`."""
+        model, *others = self.results
+        return {**model.headline(), "baselines": {other.name: other.headline() for other in others}}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that was found, per entity."""
+        """All results, per entity, as plain types."""
         return {
             "data": self.data,
             "model": self.digest,
             **self.headline(),
             "at": {
-                one.name: {
-                    key: one.at(per_day) for per_day in BUDGETS for key in [budget_key(per_day)]
+                result.name: {
+                    key: result.at(per_day) for per_day in BUDGETS for key in [budget_key(per_day)]
                 }
-                for one in self.verdicts
+                for result in self.results
             },
-            "verdicts": [asdict(one) for one in self.verdicts],
+            "results": [asdict(result) for result in self.results],
         }
 
 
-def lines(found: Evaluation) -> Iterator[str]:
-    """Per entity and mean what the model reaches, then mean and worst of the baselines."""
-    model = found.verdicts[0]
+def lines(evaluation: Evaluation) -> Iterator[str]:
+    """A line per entity for the model, then mean and worst entity of every detector."""
+    model = evaluation.results[0]
     head = f"{'':<34}{'AUC-PR':>7}{'VUS-PR':>7}{'F1':>6}"
     yield head + "".join(
         f"   {budget_key(b) + ' per day:':>12} recall delay false" for b in BUDGETS
     )
     for i, entity in enumerate(model.entities):
-        told = [model.messages[budget_key(per_day)][i] for per_day in BUDGETS]
-        cells: list[Cells] = [(one.recall, one.delay_s, one.false) for one in told]
+        metrics = [model.messages[budget_key(per_day)][i] for per_day in BUDGETS]
+        cells: list[Cells] = [(entity.recall, entity.delay_s, entity.false) for entity in metrics]
         yield _line(entity, asdict(model.rankings[i]), cells)
-    for one in found.verdicts:
-        for which, summary in one.headline().items():
-            cells = [_cells(one, which, per_day) for per_day in BUDGETS]
-            yield _line(f"{which} {one.name}", summary, cells)
-    for one in found.verdicts:
-        if one.nab is not None:
-            scores = ", ".join(f"{name} {value:.1f}" for name, value in one.nab.items())
-            yield f"NAB {one.name}: {scores}"
+    for result in evaluation.results:
+        for which, summary in result.headline().items():
+            cells = [_cells(result, which, per_day) for per_day in BUDGETS]
+            yield _line(f"{which} {result.name}", summary, cells)
+    for result in evaluation.results:
+        if result.nab is not None:
+            scores = ", ".join(f"{name} {value:.1f}" for name, value in result.nab.items())
+            yield f"NAB {result.name}: {scores}"
 
 
-def _cells(one: DetectorResult, which: str, per_day: float) -> Cells:
-    told = one.messages[budget_key(per_day)]
+def _cells(result: DetectorResult, which: str, per_day: float) -> Cells:
+    metrics = result.messages[budget_key(per_day)]
     recall, delay_s, false = (
-        [getattr(each, name) for each in told] for name in ("recall", "delay_s", "false")
+        [getattr(each, name) for each in metrics] for name in ("recall", "delay_s", "false")
     )
     if which == "mean":
         return mean(recall), mean(delay_s), mean(false)
@@ -158,8 +159,8 @@ def budget_key(per_day: float) -> str:
     return f"{per_day:.3g}"
 
 
-def _mean_and_worst(found: Mapping[str, float]) -> tuple[float, float]:
-    return found["standard"], found["lowest"]
+def _mean_and_worst(nab: Mapping[str, float]) -> tuple[float, float]:
+    return nab["standard"], nab["lowest"]
 
 
 def _least(values: Sequence[float | None]) -> float | None:

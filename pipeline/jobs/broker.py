@@ -1,7 +1,7 @@
-"""Asks a Kafka cluster the few things commands must know before they start.
+"""Checks a Kafka cluster before a command starts to work with it.
 
-A client that cannot reach its broker retries in silence until a long timeout. So the
-way there is tried first, step by step, and the first step that fails is named.
+A client that cannot reach its broker retries silently until a long timeout. Therefore address,
+connection and protocol are checked one after the other, and the first failure is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_S = 3.0
 ADMIN_TIMEOUT_MS = 5_000
 DEFAULT_PORT = 9092
 
-# What it has to say is raised; its warnings about a busy machine help no operator.
+# Errors are raised. The warnings about a busy machine do not help an operator.
 logging.getLogger("kafka").setLevel(logging.ERROR)
 
 Settings = Mapping[str, Any]
@@ -37,19 +37,19 @@ def addresses(endpoint: str, name: str = "bootstrap_servers") -> list[tuple[str,
     Raises:
         ConfigError: a part is not `host:port`.
     """
-    found = []
+    pairs = []
     for part in (part.strip() for part in endpoint.split(",")):
         host, colon, port = part.rpartition(":")
         if not colon:
             host, port = part, str(DEFAULT_PORT)
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ConfigError(f"{name}: each must be host:port; got {part!r}")
-        found.append((host.strip("[]"), int(port)))
-    return found
+        pairs.append((host.strip("[]"), int(port)))
+    return pairs
 
 
 def resolve(bootstrap_servers: str) -> None:
-    """Look all hosts up.
+    """Check that at least one host of the list has an address.
 
     Raises:
         ConfigError: no host has an address.
@@ -66,22 +66,24 @@ def resolve(bootstrap_servers: str) -> None:
 
 
 def connect(bootstrap_servers: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """See whether a broker's port answers.
+    """Check that the port of at least one broker accepts connections.
 
     Raises:
         ConfigError: none does.
     """
-    connect_to(bootstrap_servers, "bootstrap_servers", "a Kafka broker", timeout_s)
+    connect_to(bootstrap_servers, "bootstrap_servers", "a Kafka broker", timeout_s=timeout_s)
 
 
-def connect_to(endpoint: str, name: str, what: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """Open and close a TCP connection to the first of the servers that answers.
+def connect_to(
+    endpoint: str, name: str, what: str, *, timeout_s: float = CONNECT_TIMEOUT_S
+) -> None:
+    """Open and close a TCP connection to the first server that answers.
 
     Args:
         endpoint: `host:port`, several separated by commas.
-        name: the setting it comes from.
-        what: what should answer there.
-        timeout_s: for each server.
+        name: the setting that holds the endpoint.
+        what: the expected server, for the error message.
+        timeout_s: time to wait for each server, seconds.
 
     Raises:
         ConfigError: none does.
@@ -102,7 +104,7 @@ def connect_to(endpoint: str, name: str, what: str, timeout_s: float = CONNECT_T
 
 @contextmanager
 def admin(bootstrap_servers: str, settings: Settings) -> Iterator[KafkaAdminClient]:
-    """An administration client; what goes wrong inside is a `ConfigError`."""
+    """An administration client; a Kafka error in the context becomes a `ConfigError`."""
     resolve(bootstrap_servers)
     connect(bootstrap_servers)
     client = None
@@ -125,33 +127,40 @@ def admin(bootstrap_servers: str, settings: Settings) -> Iterator[KafkaAdminClie
 
 
 def partition_counts(client: KafkaAdminClient) -> dict[str, int]:
-    """Number of partitions of every topic."""
+    """The number of partitions of every topic."""
     topics = client.describe_topics()
     return {topic["name"]: len(topic["partitions"]) for topic in topics}
 
 
 def require_topic(
-    bootstrap_servers: str, topic: str, create_partitions: int | None, settings: Settings
+    bootstrap_servers: str, topic: str, create_partitions: int | None, *, settings: Settings
 ) -> int:
-    """The number of partitions of `topic`, which is created first if that was asked for.
+    """The number of partitions of `topic`; a missing topic is created on request.
+
+    Args:
+        bootstrap_servers: `host:port`, several separated by commas.
+        topic: its name.
+        create_partitions: create a missing topic with this number of partitions; None requires
+            the topic to exist.
+        settings: librdkafka properties for access.
 
     Raises:
-        ConfigError: the topic is missing, or has another number of partitions than asked for.
+        ConfigError: the topic is missing, or has another number of partitions than requested.
     """
     with admin(bootstrap_servers, settings) as client:
-        found = partition_counts(client).get(topic)
-        if found is None and create_partitions is None:
+        count = partition_counts(client).get(topic)
+        if count is None and create_partitions is None:
             raise ConfigError(
                 f"topic {topic!r} must exist on {bootstrap_servers}; it does not. `streamgauge "
                 "run` creates the topics it writes, `streamgauge produce --partitions N` the input"
             )
-        if found is None:
+        if count is None:
             assert create_partitions is not None
             options = {"num_partitions": create_partitions}
             client.create_topics({topic: options}, wait_for_metadata=True)
             return create_partitions
-    if create_partitions not in (None, found):
+    if create_partitions not in (None, count):
         raise ConfigError(
-            f"topic {topic!r} must have {create_partitions} partitions; it has {found}"
+            f"topic {topic!r} must have {create_partitions} partitions; it has {count}"
         )
-    return found
+    return count

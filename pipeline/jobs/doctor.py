@@ -1,7 +1,7 @@
-"""Looks at everything a job needs, step by step, and names the first thing that is wrong.
+"""Checks everything that a job needs, step by step, and names the first thing that is wrong.
 
-Each check either says what it found or raises an error that says how to mend it. A check
-whose ground is missing is skipped, not failed: what is broken is told once.
+A check either returns a description of what is right, or raises an error that says how to fix
+it. A check that depends on a failed one is skipped, so that each fault is reported once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError, StreamgaugeError
 from streamgauge.pipeline import config
 from streamgauge.pipeline.config import Config
-from streamgauge.pipeline.graph import access
+from streamgauge.pipeline.console.progress import Narrate
+from streamgauge.pipeline.graph import access, state_folder
 from streamgauge.pipeline.jobs import broker, preflight
 
 OK, WRONG, SKIPPED = "ok", "WRONG", "skipped"
 REST_TIMEOUT_S = 3.0
-
-Narrate = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,13 @@ class Finding:
     name: str
     #: "ok", "WRONG" or "skipped".
     state: str
-    #: What was found, or what is wrong and how to mend it.
+    #: What is right, or what is wrong and how to fix it.
     detail: str
 
 
 @dataclass(slots=True)
-class _Known:
-    """What checks learn for the ones after them."""
+class _Context:
+    """The arguments of `examine`, and results of checks that later checks need."""
 
     path: Path
     overrides: tuple[str, ...] = ()
@@ -51,26 +50,27 @@ class _Known:
 @dataclass(frozen=True, slots=True)
 class _Check:
     name: str
-    #: Checks that must have been ok for this one to make sense.
+    #: Checks that must be ok before this one can run.
     needs: tuple[str, ...]
-    run: Callable[[_Known], str]
+    run: Callable[[_Context], str]
 
 
 def examine(
     path: Path,
     overrides: tuple[str, ...] = (),
     is_embedded: bool = False,
+    *,
     narrate: Narrate = print,
 ) -> list[Finding]:
-    """Run all checks on the configuration at `path`; tells one line per check.
+    """Run all checks on the configuration at `path`; prints one line per check.
 
     Args:
-        path: the YAML file a job would be started with.
+        path: the YAML file of the job.
         overrides: `section.key=value`, as for a run.
-        is_embedded: the job will bring its own Flink, so none is looked for.
-        narrate: takes the lines.
+        is_embedded: the job will start its own Flink; the checks of the cluster are skipped.
+        narrate: receives the lines.
     """
-    known = _Known(path, overrides)
+    context = _Context(path, overrides)
     findings: list[Finding] = []
     for check in _CHECKS:
         states = {finding.name: finding.state for finding in findings}
@@ -78,16 +78,16 @@ def examine(
         if missing:
             finding = Finding(check.name, SKIPPED, f"needs {missing[0]}")
         elif is_embedded and check.name in _CLUSTER_CHECKS:
-            finding = Finding(check.name, SKIPPED, "an embedded run brings its own")
+            finding = Finding(check.name, SKIPPED, "an embedded run starts its own")
         else:
-            finding = _run(check, known)
+            finding = _run(check, context)
         findings.append(finding)
         narrate(f"{finding.state:<8} {finding.name:<9} {finding.detail}")
     return findings
 
 
 def first_wrong(findings: list[Finding]) -> Finding | None:
-    """What to mend first; None if nothing is wrong."""
+    """The first finding that is wrong; None if nothing is."""
     return next((finding for finding in findings if finding.state == WRONG), None)
 
 
@@ -96,113 +96,107 @@ def exit_code(findings: list[Finding]) -> int:
     return 0 if first_wrong(findings) is None else 2
 
 
-def _run(check: _Check, known: _Known) -> Finding:
+def _run(check: _Check, context: _Context) -> Finding:
     try:
-        return Finding(check.name, OK, check.run(known))
+        return Finding(check.name, OK, check.run(context))
     except (StreamgaugeError, InfraError) as error:
         return Finding(check.name, WRONG, " ".join(str(error).split()))
 
 
-def _check_config(known: _Known) -> str:
-    known.config = config.load(known.path, known.overrides)
-    return f"{known.path}: job {known.config.name!r}"
+def _check_config(context: _Context) -> str:
+    context.config = config.load(context.path, context.overrides)
+    return f"{context.path}: job {context.config.name!r}"
 
 
-def _check_artifact(known: _Known) -> str:
-    folder = Path(_config(known).artifact)
-    known.artifact = artifact.load(folder)
-    return f"{known.artifact.digest[:12]}: files intact, self-test passed bit for bit"
+def _check_artifact(context: _Context) -> str:
+    folder = Path(_config(context).artifact)
+    context.artifact = artifact.load(folder)
+    return f"{context.artifact.digest[:12]}: files intact, self-test passed bit for bit"
 
 
-def _check_schema(known: _Known) -> str:
-    assert known.artifact is not None
-    schema, wanted = known.artifact.schema, _config(known).input.features
-    if wanted is not None and tuple(wanted) != schema.names:
-        raise ConfigError(
-            f"input.features: must be the artifact's {schema.size} features in their order; "
-            f"{_differing(schema.names, tuple(wanted))}. Correct them, or point `artifact` at one "
-            "that was trained on them"
-        )
+def _check_schema(context: _Context) -> str:
+    assert context.artifact is not None
+    schema = context.artifact.schema
+    preflight.check_features(_config(context), schema)
     first = ", ".join(schema.names[:3]) + (", …" if schema.size > 3 else "")
     return f"{schema.size} features ({first}), fingerprint {schema.fingerprint()}"
 
 
-def _differing(expected: tuple[str, ...], found: tuple[str, ...]) -> str:
-    if len(expected) != len(found):
-        return f"got {len(found)}"
-    at = next(i for i, pair in enumerate(zip(expected, found, strict=True)) if len(set(pair)) > 1)
-    return f"at position {at} it has {expected[at]!r}; got {found[at]!r}"
+def _check_state(context: _Context) -> str:
+    config = _config(context)
+    preflight.check_state_folder(config)
+    return f"{state_folder(config) or 'no state.folder: the job writes no snapshots'}"
 
 
-def _check_address(known: _Known) -> str:
-    kafka = _config(known).kafka
+def _check_address(context: _Context) -> str:
+    kafka = _config(context).kafka
     broker.resolve(kafka.bootstrap_servers)
     broker.connect(kafka.bootstrap_servers)
     return f"{kafka.bootstrap_servers}: a port answers"
 
 
-def _check_broker(known: _Known) -> str:
-    kafka = _config(known).kafka
-    properties = access(_config(known)).properties()
+def _check_broker(context: _Context) -> str:
+    kafka = _config(context).kafka
+    properties = access(_config(context)).properties()
     with broker.admin(kafka.bootstrap_servers, properties) as client:
-        known.partitions = broker.partition_counts(client)
-    return f"{len(known.partitions)} topics"
+        context.partitions = broker.partition_counts(client)
+    return f"{len(context.partitions)} topics"
 
 
-def _check_input(known: _Known) -> str:
-    topic = _config(known).input.topic
-    count = known.partitions.get(topic)
+def _check_input(context: _Context) -> str:
+    topic = _config(context).input.topic
+    count = context.partitions.get(topic)
     if count is None:
-        near = ", ".join(sorted(known.partitions)[:5]) or "none"
+        existing = ", ".join(sorted(context.partitions)[:5]) or "none"
         raise ConfigError(
-            f"input.topic: {topic!r} must exist; the broker has {near}. Correct the name, or "
+            f"input.topic: {topic!r} must exist; the broker has {existing}. Correct the name, or "
             f"`streamgauge produce --topic {topic} --partitions 4 …` creates and fills it"
         )
     return f"{topic}: {count} partitions"
 
 
-def _check_outputs(known: _Known) -> str:
-    topics = _config(known).output_topics()
-    absent = [topic for topic in topics if topic not in known.partitions]
+def _check_outputs(context: _Context) -> str:
+    topics = _config(context).output_topics()
+    absent = [topic for topic in topics if topic not in context.partitions]
     if absent:
-        return f"{', '.join(absent)}: not there yet; `streamgauge run` creates what is missing"
-    return ", ".join(f"{topic}: {known.partitions[topic]}" for topic in topics)
+        return f"{', '.join(absent)}: missing; `streamgauge run` creates them"
+    return ", ".join(f"{topic}: {context.partitions[topic]}" for topic in topics)
 
 
-def _check_sample(known: _Known) -> str:
-    assert known.artifact is not None
-    preflight.check_input(_config(known), known.artifact)
-    return "the newest events decode, or there is none yet"
+def _check_sample(context: _Context) -> str:
+    assert context.artifact is not None
+    preflight.check_input(_config(context), context.artifact)
+    return "the newest events can be decoded, or there are none yet"
 
 
-def _check_jobs(known: _Known) -> str:
-    flink = _config(known).flink
+def _check_jobs(context: _Context) -> str:
+    flink = _config(context).flink
     broker.connect_to(flink.job_endpoint, "flink.job_endpoint", "a Beam job server")
     return f"{flink.job_endpoint}: Beam job server answers"
 
 
-def _check_flink(known: _Known) -> str:
-    flink = _config(known).flink
-    found = FlinkRest(flink.rest_url, REST_TIMEOUT_S).overview()
-    managers, slots = found["taskmanagers"], found["slots-total"]
+def _check_flink(context: _Context) -> str:
+    flink = _config(context).flink
+    cluster = FlinkRest(flink.rest_url, REST_TIMEOUT_S).overview()
+    managers, slots = cluster["taskmanagers"], cluster["slots-total"]
     if slots < flink.parallelism:
         raise ConfigError(
             f"flink.parallelism: must be at most the cluster's {slots} slots; got "
             f"{flink.parallelism}. Lower it, or start more TaskManagers"
         )
-    free = found["slots-available"]
+    free = cluster["slots-available"]
     return f"{flink.rest_url}: {managers} TaskManagers, {slots} slots, {free} of them free"
 
 
-def _check_workers(known: _Known) -> str:
-    endpoint = _config(known).flink.worker_endpoint
+def _check_workers(context: _Context) -> str:
+    endpoint = _config(context).flink.worker_endpoint
     broker.connect_to(endpoint, "flink.worker_endpoint", "a Python worker pool")
     return f"{endpoint}: worker pool answers"
 
 
-def _config(known: _Known) -> Config:
-    assert known.config is not None
-    return known.config
+def _config(context: _Context) -> Config:
+    assert context.config is not None
+    return context.config
 
 
 _CLUSTER_CHECKS = ("jobs", "flink", "workers")
@@ -210,6 +204,7 @@ _CHECKS: tuple[_Check, ...] = (
     _Check("config", (), _check_config),
     _Check("artifact", ("config",), _check_artifact),
     _Check("schema", ("artifact",), _check_schema),
+    _Check("state", ("config",), _check_state),
     _Check("address", ("config",), _check_address),
     _Check("broker", ("address",), _check_broker),
     _Check("input", ("broker",), _check_input),

@@ -1,9 +1,10 @@
-"""State outside the runner: export it, see into it, forget an entity, start a job from it.
+"""Entity state outside the runner: export, import, inspect, erase, and start a job from it.
 
-A live job with `state.folder` keeps a snapshot of each shard there. Snapshots of different
-moments fit together: each says how far its shard had come, and a job that starts from
-them reads every partition from the lowest place of any shard, each shard passing over
-what it has seen. So they outlive savepoints, runners and their upgrades.
+A live job with `state.folder` writes a snapshot of each shard to that folder. Snapshots of
+different times can be used together: each records the position of its shard in the log. A job
+that starts from them reads every partition from the lowest position of all shards, and each
+shard skips the events that its state already contains. Snapshots therefore stay usable when
+savepoints do not, for instance after an upgrade of the runner.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from streamgauge.models.state.snapshot_file import (
 )
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
-from streamgauge.transforms.kafka.client import PartitionReader
+from streamgauge.pipeline.jobs.preflight import snapshots_in
+from streamgauge.pipeline.jobs.ranges import check_retained
 from streamgauge.transforms.kafka.producer import new_output_producer
-from streamgauge.transforms.runner.snapshot_store import newest_snapshots, read_file, write_snapshot
+from streamgauge.transforms.runner.snapshot_store import read_file, write_snapshot
 
 MANIFEST = "manifest.json"
 
@@ -51,57 +53,57 @@ class ExportedShard(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What an export holds; written last, so that half an export is not taken for one."""
+    """The contents of an export. It is written last, so an incomplete export has no manifest."""
 
     format: int
     artifact: str
     topic: str
     shards: int
     routing: str
-    #: By shard; a shard that has seen nothing yet has no file.
+    #: By shard; a shard without events has no file.
     files: dict[int, ExportedShard]
 
     @property
     def entities(self) -> int:
-        """How many entities are remembered."""
-        return sum(one.entities for one in self.files.values())
+        """The number of entities in all files."""
+        return sum(file.entities for file in self.files.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """Where an entity is remembered, and what."""
+class StoredEntity:
+    """The state of one entity in a snapshot."""
 
+    #: The file of the snapshot.
     path: str
-    #: Of its shard.
+    #: The snapshot of the entity's shard.
     snapshot: ShardSnapshot
-    #: One record.
+    #: The record of the entity.
     row: np.void
 
 
 def layout_of(config: Config, artifact: Artifact) -> Layout:
-    """The rows of a job's tables."""
+    """The layout of the entity rows of a job."""
     return Scorer(artifact, config.scoring.policy, config.alerts.policy).layout
 
 
 def starting_offsets(config: Config, artifact: Artifact, folder: str) -> dict[int, int]:
-    """Where each partition must be read from by a job that starts from the state in `folder`.
+    """The offset, by partition, at which a job that starts from the state in `folder` must read.
 
     Raises:
-        ConfigError: there is no state, or the log no longer holds what comes after it.
-        StateFormatError: it is damaged, or of another artifact, topic or cut.
+        ConfigError: there is no state, or the events after it are no longer in the log.
+        StateFormatError: the state is damaged, or of another artifact, topic or sharding.
     """
     offsets = start_offsets(headers_of(config, artifact, folder))
-    for partition, offset in offsets.items():
-        _check_in_log(config, partition, offset)
+    check_retained(config, offsets)
     return offsets
 
 
 def headers_of(config: Config, artifact: Artifact, folder: str) -> list[SnapshotHeader]:
-    """What each shard's newest snapshot in `folder` says of itself, all fit for a job of `config`.
+    """The headers of the newest snapshots in `folder`; each is checked to fit the job.
 
     Raises:
         ConfigError: there is no state.
-        StateFormatError: it is damaged, or of another artifact, topic or cut.
+        StateFormatError: the state is damaged, or of another artifact, topic or sharding.
     """
     layout, origin = layout_of(config, artifact), graph.origin(config)
     headers = []
@@ -113,110 +115,123 @@ def headers_of(config: Config, artifact: Artifact, folder: str) -> list[Snapshot
 
 
 def export(config: Config, artifact: Artifact, out: Path) -> Manifest:
-    """Copy the newest snapshot of each shard of the job `config` names to `out`, verified.
+    """Verify the newest snapshot of each shard of the job, and copy it to `out`.
 
     Raises:
-        ConfigError: the job keeps no snapshots, or `out` is not empty.
+        ConfigError: the job writes no snapshots, or `out` is not empty.
     """
     folder = graph.state_folder(config)
     if folder is None:
-        raise ConfigError("state.folder: must be set for a job whose state is exported; it is not")
+        raise ConfigError(
+            "state.folder: must be set for a job whose snapshots are exported; it is not set"
+        )
     return _copy(config, artifact, folder, out)
 
 
 def import_(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifest:
-    """Verify the state in `folder` for a job of `config`; write it anew to `out`.
+    """Verify that the job can start from the state in `folder`, and write the state to `out`.
 
-    Every row is read, and written in the format of this release, where workers can reach it.
+    Every row is read, and written in the format of this release.
 
     Raises:
-        ConfigError: the log no longer holds what comes after it, or `out` is not empty.
-        StateFormatError: it is damaged, or of another artifact, topic or cut.
+        ConfigError: the events after the state are no longer in the log, or `out` is not empty.
+        StateFormatError: the state is damaged, or of another artifact, topic or sharding.
     """
     starting_offsets(config, artifact, folder)
     return _copy(config, artifact, folder, out)
 
 
-def find(config: Config, artifact: Artifact, folder: str, entity_id: str) -> Found:
-    """What the state in `folder` remembers of an entity.
+def find(config: Config, artifact: Artifact, folder: str, entity_id: str) -> StoredEntity:
+    """The state of an entity in `folder`.
 
     Raises:
-        ConfigError: nothing.
+        ConfigError: the folder holds no state of this entity.
     """
     for path, snapshot in _snapshots(config, artifact, folder):
-        [place] = snapshot.table.find([entity_id]).tolist()
-        if place >= 0:
-            return Found(path, snapshot, snapshot.table.rows[place])
-    raise ConfigError(f"--entity: must be remembered in {folder}; {entity_id!r} is not")
+        [index] = snapshot.table.find([entity_id]).tolist()
+        if index >= 0:
+            return StoredEntity(path, snapshot, snapshot.table.rows[index])
+    raise _unknown_entity(folder, entity_id)
 
 
 def erase(config: Config, artifact: Artifact, folder: str, entity_id: str) -> str:
-    """Take an entity out of the newest snapshots in `folder`; returns the file it was in.
+    """Remove an entity from the newest snapshots in `folder`; returns the file that held it.
 
     Raises:
-        ConfigError: it is not remembered there.
+        ConfigError: the folder holds no state of this entity.
     """
     origin = graph.origin(config)
     erased = None
     for path, snapshot in _snapshots(config, artifact, folder):
         table = snapshot.table
-        [place] = table.find([entity_id]).tolist()
-        if place < 0:
+        [index] = table.find([entity_id]).tolist()
+        if index < 0:
             continue
-        table.retain(np.delete(np.arange(len(table)), place))
+        table.retain(np.delete(np.arange(len(table)), index))
         table.forget_names({entity_id})
         _rewrite(path, snapshot, encode_snapshot(snapshot, origin))
         erased = path
     if erased is None:
-        raise ConfigError(f"--entity: must be remembered in {folder}; {entity_id!r} is not")
+        raise _unknown_entity(folder, entity_id)
     return erased
 
 
 def erase_live(
-    config: Config, artifact: Artifact, entity_id: str, partition: int | None
+    config: Config, artifact: Artifact, entity_id: str, *, partition: int | None
 ) -> tuple[int, int]:
-    """Have a live job forget an entity, by a tombstone in its own partition of the input.
+    """Erase an entity from a live job by sending a tombstone to the input topic.
 
-    So the erasure has its place in the log, and every replay erases there too.
+    The tombstone has an offset in the log, so every replay erases the entity at the same point.
 
     Args:
-        config: the job.
-        artifact: its artifact.
+        config: the configuration of the job.
+        artifact: the artifact of the job.
         entity_id: the entity.
-        partition: where the entity's events lie; None looks it up in the job's snapshots.
+        partition: the partition of the entity's events; None takes it from the snapshots.
 
     Returns:
         Partition and offset of the tombstone.
+
+    Raises:
+        ConfigError: the partition is unknown, or the broker refuses the tombstone.
     """
     if partition is None:
         folder = graph.state_folder(config)
         if folder is None:
             raise ConfigError("--partition: must be given for a job without state.folder")
         partition = int(find(config, artifact, folder, entity_id).row["partition"])
-    producer, sent = new_output_producer(graph.access(config)), []
+    producer, reports = new_output_producer(graph.access(config)), []
 
     def delivered(error: Any, message: Any) -> None:
-        sent.append(error or message.offset())
+        reports.append(error or message.offset())
 
-    producer.produce(config.input.topic, None, entity_id.encode(), partition, on_delivery=delivered)
+    producer.produce(
+        config.input.topic,
+        None,
+        entity_id.encode(),
+        partition=partition,
+        on_delivery=delivered,
+    )
     producer.flush()
-    if not isinstance(sent[0], int):
-        raise ConfigError(f"--partition: the broker must take partition {partition}; {sent[0]}")
-    return partition, sent[0]
+    if not isinstance(reports[0], int):
+        raise ConfigError(
+            f"--partition: the broker must accept partition {partition}; {reports[0]}"
+        )
+    return partition, reports[0]
 
 
-def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
-    """What is remembered of an entity, as plain JSON types."""
-    row, names = found.row, artifact.schema.names
+def describe(stored: StoredEntity, artifact: Artifact) -> dict[str, Any]:
+    """The state of an entity as plain JSON types."""
+    row, names = stored.row, artifact.schema.names
     spread = np.sqrt(row["var"].astype(np.float64))
     return {
-        "shard": found.snapshot.shard,
+        "shard": stored.snapshot.shard,
         "partition": int(row["partition"]),
-        "position": found.snapshot.epoch.reached[int(row["partition"])].end_offset,
+        "position": stored.snapshot.epoch.reached[int(row["partition"])].end_offset,
         "last_event_time_us": int(row["event_time_us"]),
         "events": int(row["event_count"]),
         "smoothed_score": [float(row["smoothed_fast"]), float(row["smoothed_slow"])],
-        "episode": {
+        "alert": {
             "is_open": bool(row["alert_events"]),
             "events": int(row["alert_events"]),
             "since_us": int(row["alert_time_us"]) if row["alert_events"] else None,
@@ -238,7 +253,7 @@ def describe(found: Found, artifact: Artifact) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an export, its files verified.
+    """The manifest of an export; its files are verified.
 
     Raises:
         StateDamagedError: a file is missing or was altered.
@@ -248,21 +263,19 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, msgspec.MsgspecError) as error:
         raise StateDamagedError(
             f"{folder / MANIFEST}: must be the manifest of an export; {error}"
-        ) from (None)
-    for one in manifest.files.values():
-        found = hashlib.sha256(read_file(str(folder / one.file))).hexdigest()
-        if found != one.sha256:
+        ) from None
+    for shard in manifest.files.values():
+        digest = hashlib.sha256(read_file(str(folder / shard.file))).hexdigest()
+        if digest != shard.sha256:
             raise StateDamagedError(
-                f"{folder / one.file}: SHA-256 must be {one.sha256[:16]}…; got {found[:16]}…; "
+                f"{folder / shard.file}: SHA-256 must be {shard.sha256[:16]}…; got {digest[:16]}…; "
                 "export the state again"
             )
     return manifest
 
 
 def _copy(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifest:
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"--out: must be an empty folder; {out} holds files")
-    out.mkdir(parents=True, exist_ok=True)
+    _make_empty_folder(out)
     origin, files = graph.origin(config), {}
     for path, snapshot in _snapshots(config, artifact, folder):
         data = encode_snapshot(snapshot, origin)
@@ -276,6 +289,18 @@ def _copy(config: Config, artifact: Artifact, folder: str, out: Path) -> Manifes
     return manifest
 
 
+def _make_empty_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(out.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            f"--out: must be a folder that can be written; {out}: {error.strerror}"
+        ) from error
+    if not is_empty:
+        raise ConfigError(f"--out: must be an empty folder; {out} holds files")
+
+
 def _snapshots(
     config: Config, artifact: Artifact, folder: str
 ) -> Iterator[tuple[str, ShardSnapshot]]:
@@ -285,40 +310,31 @@ def _snapshots(
 
 
 def _files(folder: str) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each shard's newest snapshot in `folder`; of an export, verified."""
+    """Path and bytes of each shard's newest snapshot; the files of an export are verified."""
     if "://" not in folder and (Path(folder) / MANIFEST).exists():
         read_manifest(Path(folder))
-    paths = newest_snapshots(folder)
+    paths = snapshots_in(folder, "state")
     if not paths:
         raise ConfigError(
-            f"state: {folder} must hold snapshots of shards; it holds none. A job keeps them "
-            "where state.folder says, every state.snapshot_interval_s seconds"
+            f"state: {folder} must hold snapshots of shards; it holds none. A job writes them to "
+            "state.folder, every state.snapshot_interval_s seconds"
         )
     for _, path in sorted(paths.items()):
         yield path, read_file(path)
 
 
-def _check_in_log(config: Config, partition: int, offset: int) -> None:
-    reader = PartitionReader(graph.access(config), config.name, config.input.topic, partition)
-    try:
-        low, high = reader.offset_at("earliest"), reader.offset_at("latest")
-    finally:
-        reader.close()
-    if not low <= offset <= high:
-        raise ConfigError(
-            f"state: partition {partition} of {config.input.topic!r} must hold offset {offset}, "
-            f"where the state ends; it holds {low} to {high}. Export a newer state"
-        )
+def _unknown_entity(folder: str, entity_id: str) -> ConfigError:
+    return ConfigError(f"--entity: must have state in {folder}; {entity_id!r} has none")
 
 
 def _rewrite(path: str, snapshot: ShardSnapshot, data: bytes) -> None:
     folder = path.rpartition("/")[0]
-    manifest_at = Path(folder) / MANIFEST
-    if "://" in path or not manifest_at.exists():
+    manifest_path = Path(folder) / MANIFEST
+    if "://" in path or not manifest_path.exists():
         write_snapshot(folder, snapshot.shard, int(time.time() * 1000), data)
         return
     Path(path).write_bytes(data)
-    manifest = msgspec.json.decode(manifest_at.read_bytes(), type=Manifest)
+    manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
     now = msgspec.structs.replace(
         manifest.files[snapshot.shard],
         sha256=hashlib.sha256(data).hexdigest(),
@@ -333,5 +349,5 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _name(path: str) -> str:
-    """A file's own name, of a local path or a URI."""
+    """The file name of a local path or a URI."""
     return re.split(r"[/\\]", path)[-1]

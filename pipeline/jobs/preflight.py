@@ -1,75 +1,127 @@
-"""What must be right before a job consumes anything: artifact, schema, broker, topics, input.
+"""Checks before a job reads any event: artifact, features, state folder, broker and input.
 
-Each check raises one `ConfigError` or `ArtifactError` that names the part, what was
-expected and what was found.
+Each check raises a `ConfigError` or `ArtifactError` that names the setting, the rule and the
+value. Output topics are created by `ensure_output_topics`, after all checks.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.decoder import Decoder
+from streamgauge.models.events.schema import Schema
 from streamgauge.pipeline.config import Config
-from streamgauge.pipeline.graph import access
+from streamgauge.pipeline.graph import access, state_folder
 from streamgauge.pipeline.jobs import broker
+from streamgauge.pipeline.jobs.ranges import retained
 from streamgauge.transforms.kafka.admin import create_missing_topics, partition_count
-from streamgauge.transforms.kafka.client import PartitionReader
+from streamgauge.transforms.runner.snapshot_store import newest_snapshots
 
 SAMPLE_BYTES = 262_144
 SAMPLE_WAIT_S = 3.0
+SAMPLE_OFFSETS = 8
 
 
 def load_artifact(config: Config) -> Artifact:
-    """The artifact the configuration names, verified and self-tested."""
+    """The artifact of the configuration, verified and self-tested.
+
+    Raises:
+        ConfigError: there is none, or `input.features` differs from its features.
+        ArtifactError: it is damaged, or this machine cannot score with it.
+    """
     directory = Path(config.artifact)
     if not directory.is_dir():
         raise ConfigError(f"artifact: must be a directory with an artifact; nothing at {directory}")
     artifact = artifacts.load(directory)
-    wanted = config.input.features
-    if wanted is not None and tuple(wanted) != artifact.schema.names:
-        raise ConfigError(
-            f"input.features: must be the artifact's {artifact.schema.size} features in order, "
-            f"{_shorten(artifact.schema.names)}; got {len(wanted)}: {_shorten(wanted)}"
-        )
+    check_features(config, artifact.schema)
     return artifact
 
 
-def check_input(config: Config, artifact: Artifact) -> int:
-    """The number of partitions of the input, which must hold events the artifact can score.
-
-    The newest events of each partition are looked at. An empty topic passes.
+def check_features(config: Config, schema: Schema) -> None:
+    """Check that `input.features`, if set, names the artifact's features in their order.
 
     Raises:
-        ConfigError: broker, topic, or an input of which no event can be decoded.
+        ConfigError: it does not; the first difference is named.
+    """
+    features = config.input.features
+    if features is None or tuple(features) == schema.names:
+        return
+    raise ConfigError(
+        f"input.features: must be the artifact's {schema.size} features in their order; "
+        f"{_first_difference(schema.names, features)}. Correct them, or set `artifact` to one "
+        "that was trained on them"
+    )
+
+
+def check_state_folder(config: Config) -> None:
+    """Check that snapshots can be read from and written to `state.folder`, if it is set.
+
+    Nothing is created. The workers of a cluster may still see other files than this machine.
+
+    Raises:
+        ConfigError: the folder cannot be opened.
+    """
+    folder = state_folder(config)
+    if folder is None:
+        return
+    snapshots_in(folder, "state.folder")
+    if "://" not in folder:
+        parent = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        if not parent.is_dir():
+            raise ConfigError(f"state.folder: must be a folder; {parent} is a file")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"state.folder: must be writable; {parent} is not")
+
+
+def snapshots_in(folder: str, setting: str) -> dict[int, str]:
+    """The newest snapshot of each shard in `folder`, by shard; an absent folder has none.
+
+    Args:
+        folder: a path or a URI.
+        setting: the option or setting that names the folder.
+
+    Raises:
+        ConfigError: the folder cannot be opened.
+    """
+    try:
+        return newest_snapshots(folder)
+    except (OSError, ValueError) as error:  # Beam: no such file system, or it refuses access
+        raise ConfigError(
+            f"{setting}: must be a folder that can be opened; {folder}: {error}"
+        ) from error
+
+
+def check_input(config: Config, artifact: Artifact) -> int:
+    """Check that the artifact can score the newest events of the input.
+
+    An empty topic passes.
+
+    Returns:
+        The number of partitions of the input.
+
+    Raises:
+        ConfigError: the broker or the topic is missing, or none of the events can be decoded.
     """
     broker.connect(config.kafka.bootstrap_servers)
-    kafka = access(config)
-    count = partition_count(kafka, config.input.topic)
+    count = partition_count(access(config), config.input.topic)
     decoder = Decoder(artifact.schema, config.input.limits)
     reasons: Counter[str] = Counter()
     for partition in range(count):
-        reader = PartitionReader(kafka, config.name, config.input.topic, partition)
-        try:
-            first, end = reader.offset_at("earliest"), reader.offset_at("latest")
-            start = max(first, end - 8)
-            if start >= end:
-                continue
-            messages, following = reader.read(start, SAMPLE_BYTES, SAMPLE_WAIT_S, end - start)
-        finally:
-            reader.close()
-        block, dead = decoder.decode(partition, messages, start, following)
-        if len(block):
+        events, details = _decode_newest(config, decoder, partition)
+        if events:
             return count
-        reasons.update(letter.detail for letter in dead)
+        reasons.update(details)
     if reasons:
-        worst = reasons.most_common(1)[0][0]
+        most_common = reasons.most_common(1)[0][0]
         raise ConfigError(
-            f"input.topic: events of {config.input.topic!r} must fit the artifact's "
-            f"{artifact.schema.size} features; none of the newest does: {worst}"
+            f"input.topic: events of {config.input.topic!r} must have the artifact's "
+            f"{artifact.schema.size} features; none of the newest does: {most_common}"
         )
     return count
 
@@ -79,6 +131,19 @@ def ensure_output_topics(config: Config, partitions: int) -> list[str]:
     return create_missing_topics(access(config), config.output_topics(), partitions)
 
 
-def _shorten(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(names[:4])
-    return f"[{shown}, …]" if len(names) > 4 else f"[{shown}]"
+def _decode_newest(config: Config, decoder: Decoder, partition: int) -> tuple[int, list[str]]:
+    """How many of the newest events of a partition decode, and why the others do not."""
+    with retained(config, partition) as log:
+        start = max(log.first, log.end - SAMPLE_OFFSETS)
+        if start >= log.end:
+            return 0, []
+        messages, following = log.reader.read(start, SAMPLE_BYTES, SAMPLE_WAIT_S, log.end - start)
+    block, dead_letters = decoder.decode(partition, messages, start, following)
+    return len(block), [letter.detail for letter in dead_letters]
+
+
+def _first_difference(expected: Sequence[str], actual: Sequence[str]) -> str:
+    if len(expected) != len(actual):
+        return f"got {len(actual)}"
+    index = next(i for i, (a, b) in enumerate(zip(expected, actual, strict=True)) if a != b)
+    return f"at position {index} it has {expected[index]!r}; got {actual[index]!r}"

@@ -1,7 +1,6 @@
-"""Replays bundled telemetry with labelled incidents through the real graph, in one process.
+"""Replays bundled telemetry with labelled anomalies through the real graph, in one process.
 
-What runs is what runs on Flink: the same steps from `pipeline.graph`, the same core, an
-artifact made by `streamgauge train`. Only source and sinks are files.
+Steps, core and artifact are those of a live job on Flink. Only source and sinks are files.
 """
 
 import json
@@ -27,7 +26,12 @@ from streamgauge.pipeline.jobs import preflight
 from streamgauge.pipeline.replay.backtest import facts
 from streamgauge.pipeline.replay.runner import Replay, run_in_process
 from streamgauge.pipeline.report.page import ReportData, render
-from streamgauge.pipeline.report.summary import ScoredSeries, episodes_of, incidents_of, summarise
+from streamgauge.pipeline.report.summary import (
+    ScoredSeries,
+    alerts_of,
+    labelled_anomalies_of,
+    summarise,
+)
 from streamgauge.transforms.messages.outgoing import Outgoing
 from streamgauge.transforms.sinks import files
 from streamgauge.transforms.sources.archive import ReplayArchive, write_archive
@@ -41,18 +45,20 @@ def demo(out: Path, bundled: Path = BUNDLED, narrate: Narrate = to_stderr) -> di
     """Run the demonstration and write `report.html` and `summary.json` to `out`.
 
     Args:
-        out: folder, made if it is missing.
+        out: folder; created if it is missing.
         bundled: folder with `demo.yaml` and `sample`; the configuration names the artifact.
-        narrate: takes the lines of narration.
+        narrate: receives the lines of progress.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
-        ConfigError, ArtifactError: the bundled files are not what they should be.
+        ConfigError, ArtifactError: the bundled files are damaged or do not fit together.
     """
     settings = config.load(bundled / CONFIG)
-    narrate("loading the model; a new machine compiles its scorer first, which takes some 20 s")
+    narrate(
+        "loading the model; the first run on a machine compiles the scorer, which takes about 20 s"
+    )
     artifact = preflight.load_artifact(settings)
     sample = load(bundled / SAMPLE, "test")
     if sample.schema.names != artifact.schema.names:
@@ -65,29 +71,29 @@ def demo(out: Path, bundled: Path = BUNDLED, narrate: Narrate = to_stderr) -> di
         f"model {artifact.digest[:12]}"
     )
     began = time.monotonic()
-    replay = _replayed(settings, artifact, sample, out / "scratch", narrate)
+    replay = _replay(settings, artifact, sample, scratch=out / "scratch", narrate=narrate)
     seconds = time.monotonic() - began
     series = scored_series(replay.scores, sample)
     summary = summarise(series, replay.alerts, seconds, dead_letters=len(replay.dead_letters))
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    page = render(_report(settings, artifact, sample, series, replay, summary))
-    (out / "report.html").write_text(page, encoding="utf-8")
-    for text in _table(series, replay, summary):
-        print(text)
+    report = _report_data(settings, artifact, sample, replay=replay, series=series, summary=summary)
+    (out / "report.html").write_text(render(report), encoding="utf-8")
+    for line in _table(series, replay, summary):
+        print(line)
     print(f"report   {out / 'report.html'}\nsummary  {out / 'summary.json'}")
     return summary
 
 
-def _replayed(
-    settings: Config, artifact: Artifact, sample: Dataset, scratch: Path, narrate: Narrate
+def _replay(
+    settings: Config, artifact: Artifact, sample: Dataset, *, scratch: Path, narrate: Narrate
 ) -> Replay:
-    """Everything the graph says about `sample`; `scratch` does not stay."""
+    """Run the graph on `sample`; the folder `scratch` is removed afterwards."""
     scratch.mkdir(parents=True, exist_ok=True)
     archive = scratch / "events"
     write_archive(archive, sample.series, settings.scoring.shards, settings.flink.max_parallelism)
     with progress("scoring", sample.events, narrate) as advance:
 
-        def listen(kind: str, message: Outgoing) -> None:
+        def show(kind: str, message: Outgoing) -> None:
             value = message.value
             if kind == files.SCORES:
                 with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
@@ -95,59 +101,65 @@ def _replayed(
             elif (alert := msgspec.json.decode(value))["status"] != "closed":
                 narrate(tail.line(alert))
 
-        reading = ReplayArchive(str(archive))
-        replay = run_in_process(settings, artifact, reading, scratch / "parts", listen)
+        replay = run_in_process(
+            settings,
+            artifact,
+            ReplayArchive(str(archive)),
+            directory=scratch / "parts",
+            listener=show,
+        )
     shutil.rmtree(scratch)
     return replay
 
 
 def scored_series(scores: pa.Table, sample: Dataset) -> list[ScoredSeries]:
-    """Scores beside the values and labels they are about, one series per entity.
+    """The scores of each entity, with the feature values and labels of their events.
 
     Args:
-        scores: columns of `transforms.scores.SCHEMA`, in log order.
-        sample: what was replayed; an event is found by its entity and time.
+        scores: columns of `transforms.messages.scores.SCHEMA`, in log order.
+        sample: the replayed data; an event is identified by its entity and time.
     """
     owner = np.asarray(scores.column("entity_id").to_pylist(), object)
     time_us, score, rarity_1_in_n = (
         scores.column(name).to_numpy() for name in ("event_time_us", "score", "rarity_1_in_n")
     )
-    found = []
-    for one in sample.series:
-        mine = owner == one.entity_id
-        row = np.searchsorted(one.event_time_us, time_us[mine])
-        found.append(
+    scored = []
+    for series in sample.series:
+        own = owner == series.entity_id
+        row = np.searchsorted(series.event_time_us, time_us[own])
+        scored.append(
             ScoredSeries(
-                one.entity_id,
-                time_us[mine],
-                score[mine],
-                rarity_1_in_n[mine],
-                one.values[row],
-                None if one.labels is None else one.labels[row],
+                entity_id=series.entity_id,
+                event_time_us=time_us[own],
+                score=score[own],
+                rarity_1_in_n=rarity_1_in_n[own],
+                values=series.values[row],
+                labels=None if series.labels is None else series.labels[row],
             )
         )
-    return found
+    return scored
 
 
-def _report(
+def _report_data(
     settings: Config,
     artifact: Artifact,
     sample: Dataset,
-    series: list[ScoredSeries],
+    *,
     replay: Replay,
+    series: list[ScoredSeries],
     summary: dict[str, Any],
 ) -> ReportData:
-    first = min(int(one.event_time_us[0]) for one in sample.series)
-    last = max(int(one.event_time_us[-1]) for one in sample.series)
+    first = min(int(entity.event_time_us[0]) for entity in sample.series)
+    last = max(int(entity.event_time_us[-1]) for entity in sample.series)
     return ReportData(
-        "What streamgauge found in the bundled telemetry",
-        f"{len(sample.series)} server machines, {formatting.moment(first)} to "
+        title="Anomalies in the bundled telemetry",
+        subtitle=f"{len(sample.series)} server machines, {formatting.moment(first)} to "
         f"{formatting.moment(last)} UTC; times are invented, values and labels are real",
-        summary,
-        sample.schema.names,
-        series,
-        replay.alerts,
-        {
+        summary=summary,
+        feature_names=sample.schema.names,
+        series=series,
+        alert_records=replay.alerts,
+        facts={
             **facts(settings, artifact),
             "data": f"SHA-256 {sample.content_hash}",
             "dead letters": str(len(replay.dead_letters)),
@@ -157,16 +169,17 @@ def _report(
 
 def _table(series: list[ScoredSeries], replay: Replay, summary: dict[str, Any]) -> Iterator[str]:
     """A line per entity and one for all."""
-    episodes = episodes_of(replay.alerts)
-    yield f"{'entity':<20} {'events':>8} {'incidents':>10} {'found':>6} {'alerts':>7} {'false':>6}"
-    for one in series:
-        mine = [episode for episode in episodes if episode.entity_id == one.entity_id]
-        incidents = incidents_of(one)
-        found = sum(any(e.overlaps(i) for e in mine) for i in incidents)
-        false = sum(not any(e.overlaps(i) for i in incidents) for e in mine)
+    alerts = alerts_of(replay.alerts)
+    yield f"{'entity':<20} {'events':>8} {'anomalies':>10} {'found':>6} {'alerts':>7} {'false':>6}"
+    for entity in series:
+        own = [alert for alert in alerts if alert.entity_id == entity.entity_id]
+        anomalies = labelled_anomalies_of(entity)
+        detected = sum(any(alert.overlaps(each) for alert in own) for each in anomalies)
+        false = sum(not any(alert.overlaps(each) for each in anomalies) for alert in own)
         yield (
-            f"{formatting.plain(one.entity_id):<20} {len(one.score):>8,} {len(incidents):>10} "
-            f"{found:>6} {len(mine):>7} {false:>6}"
+            f"{formatting.plain(entity.entity_id):<20} {len(entity.score):>8,} "
+            f"{len(anomalies):>10} "
+            f"{detected:>6} {len(own):>7} {false:>6}"
         )
     recall, false_rate = summary["event_recall"], summary["false_alerts_per_entity_day"]
     if recall is not None:

@@ -1,13 +1,13 @@
-"""Runs the graph over a bounded range into files, and gathers what came out.
+"""Runs the graph over a bounded range into files, and reads the files back.
 
-In process the runner is `FnApiRunner`, named: `DirectRunner` may pick another one. On
-Flink it is streaming execution of the same bounded source; batch execution does not
-keep the order inside a key.
+In process the runner is `FnApiRunner`, named explicitly: `DirectRunner` may choose another
+one. On Flink the bounded source runs in streaming execution, because batch execution does
+not keep the order inside a key.
 """
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.typehints import with_output_types
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.replay.tap import Listener, Tap, listening
 from streamgauge.transforms.messages import scores
 from streamgauge.transforms.messages.cloudevents import decode_data
 from streamgauge.transforms.messages.dead_letters import decode_dead_letter
@@ -29,17 +29,12 @@ from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
 from streamgauge.transforms.score import SnapshotSettings
 from streamgauge.transforms.sinks import files
 
-#: Called with a kind of `transforms.sinks.files` and a message on its way to the files.
-Listener = Callable[[str, Outgoing], None]
-
-# Who is told. A step travels to its worker as bytes and cannot carry a function of this
-# call; in one process the module is the same.
-_listeners: list[Listener] = []
+COPY = "messages.copy"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replay:
-    """Everything a replay said, each thing once, in the order of the log."""
+    """The output of a replay: every message once, in a fixed order."""
 
     #: Columns of `transforms.messages.scores.SCHEMA`, sorted by partition, offset, row.
     scores: pa.Table
@@ -54,90 +49,88 @@ class Replay:
 def run_in_process(
     config: Config,
     artifact: Artifact,
-    reading: beam.PTransform,
+    reading: beam.PTransform[Any, Any],
+    *,
     directory: Path,
     listener: Listener | None = None,
-    state: SnapshotSettings | None = None,
+    snapshots: SnapshotSettings | None = None,
 ) -> Replay:
     """Replay through the graph in this process.
 
     Args:
-        config: as for a live job; its topics are read from, never written to.
+        config: as for a live job; its topics are read, never written.
         artifact: loaded from `config.artifact`.
         reading: a bounded source.
-        directory: scratch for the parts; made anew.
-        listener: hears every alert and every message of scores as it is written.
-        state: what shards start from, and where they leave their memory in the end.
+        directory: folder for the part files; emptied first.
+        listener: called with every alert and every message of scores while the replay runs.
+        snapshots: the state that shards start from, and the folder for their final state;
+            None for neither.
     """
-    _make_anew(directory)
-    plain = graph.file_sinks(str(directory))
-    assert plain.scores is not None
-    sinks = dataclasses.replace(
-        plain,
-        alerts=Tap(plain.alerts, files.ALERTS),
-        scores=Tap(plain.scores, files.SCORES),
+    _make_empty(directory)
+    sinks = graph.file_sinks(str(directory))
+    if listener is None:
+        _run(config, artifact, reading, sinks=sinks, snapshots=snapshots)
+        return gather(directory)
+    copy = directory / COPY
+    assert sinks.scores is not None
+    tapped = dataclasses.replace(
+        sinks,
+        alerts=Tap(sinks.alerts, files.ALERTS, copy),
+        scores=Tap(sinks.scores, files.SCORES, copy),
     )
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
-    kept = state or graph.replay_state(config)
-    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=kept, is_live=False)
-    heard = [listener] if listener else []
-    _listeners.extend(heard)
-    try:
-        pipeline.run().wait_until_finish()
-    finally:
-        for one in heard:
-            _listeners.remove(one)
+    with listening(copy, listener):
+        _run(config, artifact, reading, sinks=tapped, snapshots=snapshots)
     return gather(directory)
-
-
-class Tap(beam.PTransform):
-    """A sink whose messages the listeners of this process hear, too."""
-
-    def __init__(self, sink: beam.PTransform, kind: str) -> None:
-        super().__init__()
-        self._sink = sink
-        self._kind = kind
-
-    def expand(self, messages: Any) -> Any:
-        """Put the listening step before the sink."""
-        return messages | "Tap" >> beam.ParDo(_Publish(self._kind)) | "Write" >> self._sink
-
-
-@with_output_types(bytes)
-class _Publish(beam.DoFn):
-    """Tells the listeners and passes the message on."""
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-
-    def process(self, element: bytes) -> Iterator[bytes]:
-        """Tell, then pass on."""
-        for message in decode_outgoing(element) if _listeners else ():
-            for listener in _listeners:
-                listener(self._kind, message)
-        yield element
 
 
 def run_on_flink(
     config: Config,
     artifact: Artifact,
-    reading: beam.PTransform,
+    reading: beam.PTransform[Any, Any],
+    *,
     directory: Path,
     options: PipelineOptions,
-    state: SnapshotSettings | None = None,
+    snapshots: SnapshotSettings | None = None,
 ) -> Replay:
-    """Replay through the graph on a Flink cluster that shares this machine's files."""
-    _make_anew(directory)
-    pipeline = beam.Pipeline(options=options)
+    """Replay through the graph on a Flink cluster; see `run_in_process`.
+
+    Args:
+        config: as for a live job.
+        artifact: loaded from `config.artifact`.
+        reading: a bounded source.
+        directory: folder for the part files that workers and this process reach.
+        options: name the cluster.
+        snapshots: as in `run_in_process`.
+    """
+    _make_empty(directory)
     sinks = graph.file_sinks(str(directory))
-    kept = state or graph.replay_state(config)
-    graph.build(pipeline, config, artifact, reading=reading, sinks=sinks, state=kept, is_live=False)
-    pipeline.run().wait_until_finish()
+    _run(config, artifact, reading, sinks=sinks, snapshots=snapshots, options=options)
     return gather(directory)
 
 
+def _run(
+    config: Config,
+    artifact: Artifact,
+    reading: beam.PTransform[Any, Any],
+    *,
+    sinks: graph.Sinks,
+    snapshots: SnapshotSettings | None,
+    options: PipelineOptions | None = None,
+) -> None:
+    """Build the graph and run it to its end: in this process, or where `options` say."""
+    if options is None:
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    else:
+        pipeline = beam.Pipeline(options=options)
+    state = snapshots or graph.replay_state(config)
+    graph.build(
+        pipeline, config, artifact, reading=reading, sinks=sinks, state=state, is_live=False
+    )
+    pipeline.run().wait_until_finish()  # type: ignore[no-untyped-call]
+
+
 def gather(directory: Path) -> Replay:
-    """Put the parts together: repeats dropped by id, everything in a fixed order."""
+    """Read the part files: each message once by its id, everything in a fixed order."""
     return Replay(
         _scores(directory),
         sorted(_records(directory, files.ALERTS), key=lambda a: (a["event"]["time_us"], a["id"])),
@@ -185,7 +178,7 @@ def _messages(directory: Path, kind: str) -> Iterator[Outgoing]:
     return chain.from_iterable(map(decode_outgoing, files.read_parts(directory, kind)))
 
 
-def _make_anew(directory: Path) -> None:
+def _make_empty(directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)
     directory.mkdir(parents=True)

@@ -1,25 +1,27 @@
-"""Numbers for the inline SVG plots of the report; the template draws them.
+"""Computes the inline SVG plots of the report; the template `page.html` draws them.
 
-All coordinates are SVG user units. A line with more points than the plot is wide keeps
-the smallest and the largest value of every column, so no spike is lost.
+All coordinates are SVG user units. A line with more points than the plot has columns is reduced
+to the smallest and the largest value of each column, so no spike is lost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PLOT_WIDTH = 900
-AXIS_WIDTH = 76  # the template uses it, too
+AXIS_WIDTH = 76  # used by the template too
 PANEL_HEIGHT, PANEL_GAP, TOP = 78, 20, 18
-COLUMN_WIDTH = 2  # narrower columns double the file and show no more on paper
+COLUMN_WIDTH = 2  # narrower columns double the size of the file and show no more on paper
 BAND_WIDTH_MIN = 2.0
 
-# Distances of time marks, seconds; the largest few are whole weeks and 30 days.
+# Distances of time marks, seconds.
 _TIME_STEPS_S: tuple[int, ...] = (1, 5, 15, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
 _DAY_S = 86_400
 _TIME_STEPS_S += tuple(days * _DAY_S for days in (1, 2, 5, 7, 14, 30, 90, 365))
@@ -35,7 +37,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in a panel."""
+    """A mark in a panel."""
 
     x: float
     y: float
@@ -43,20 +45,20 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """Something that people were told."""
+class SentMessage:
+    """A message of an alert: its opening or an update."""
 
     time_us: int
-    #: What the score had to pass.
+    #: The threshold that the score exceeded.
     threshold: float
     title: str
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A marked stretch of time."""
+    """A marked span of time."""
 
-    #: "alert" or "incident".
+    #: "alert" or "anomaly".
     kind: str
     x: float
     width: float
@@ -65,7 +67,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One line over time."""
+    """One line plot over time."""
 
     label: str
     #: "value" or "score".
@@ -73,13 +75,13 @@ class Panel:
     top: float
     path: str
     ticks: tuple[Tick, ...]
-    #: Messages: when they were sent, and the score that had to be passed then.
+    #: Messages, at the time and the threshold at which they were sent.
     marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Panels over one common time axis."""
+    """Panels with a common time axis."""
 
     caption: str
     panels: tuple[Panel, ...]
@@ -88,12 +90,12 @@ class Figure:
 
     @property
     def depth(self) -> int:
-        """From the top of the first panel to the bottom of the last."""
+        """The distance from the top of the first panel to the bottom of the last."""
         return len(self.panels) * (PANEL_HEIGHT + PANEL_GAP) - PANEL_GAP
 
     @property
     def height(self) -> int:
-        """Height of the whole drawing."""
+        """The height of the whole drawing."""
         return TOP + self.depth + PANEL_GAP + 8
 
 
@@ -104,24 +106,24 @@ class TimeAxis:
     first_us: int
     last_us: int
 
-    def x(self, time_us: np.ndarray | int) -> np.ndarray:
-        """Horizontal places, not bounded to the plot."""
+    def x(self, time_us: NDArray[Any] | int) -> NDArray[Any]:
+        """Horizontal coordinates; they may be outside the plot."""
         length = max(1, self.last_us - self.first_us)
         return (np.asarray(time_us) - self.first_us) / length * PLOT_WIDTH
 
     def ticks(self, count: int = 9) -> tuple[Tick, ...]:
-        """Marks at round times, at most about `count` of them."""
+        """Marks at round times, about `count` at most."""
         length_s = max(1, (self.last_us - self.first_us) // 1_000_000)
         step_s = next((s for s in _TIME_STEPS_S if length_s / s <= count), _TIME_STEPS_S[-1])
         first_s = -(-self.first_us // 1_000_000 // step_s) * step_s
         marks = range(first_s, self.last_us // 1_000_000 + 1, step_s)
         form = "%b %d" if step_s >= _DAY_S else "%H:%M:%S" if step_s < 60 else "%b %d %H:%M"
         texts = (datetime.fromtimestamp(mark, UTC).strftime(form) for mark in marks)
-        places = (float(self.x(mark * 1_000_000)) for mark in marks)
-        return tuple(Tick(round(at, 1), text) for at, text in zip(places, texts, strict=True))
+        across = (float(self.x(mark * 1_000_000)) for mark in marks)
+        return tuple(Tick(round(x, 1), text) for x, text in zip(across, texts, strict=True))
 
-    def band(self, kind: str, first_us: int, last_us: int, title: str) -> Band | None:
-        """A band, kept wide enough to be seen; None if it lies outside."""
+    def band(self, kind: str, first_us: int, last_us: int, *, title: str) -> Band | None:
+        """A band that is wide enough to be visible; None if it is outside the axis."""
         if last_us < self.first_us or first_us > self.last_us:
             return None
         left = max(0.0, float(self.x(first_us)))
@@ -131,38 +133,48 @@ class TimeAxis:
 
 
 def value_panel(
-    label: str, place: int, axis: TimeAxis, time_us: np.ndarray, values: np.ndarray
+    label: str, index: int, axis: TimeAxis, *, time_us: NDArray[Any], values: NDArray[Any]
 ) -> Panel:
-    """A panel for a feature, values (T,) with NaN for missing, on a linear axis."""
+    """The panel of a feature, on a linear axis.
+
+    Args:
+        label: the name of the feature.
+        index: number of the panel from the top, 0 first.
+        axis: the time axis.
+        time_us: (T,) int64.
+        values: (T,), NaN where missing.
+    """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     pad = (high - low) * 0.06 or max(abs(high), 1.0) * 0.5
     bounds = (low - pad, high + pad)
-    height = _heights(place, bounds)
-    ticks = [Tick(height(mark), _short(mark)) for mark in round_marks(*bounds)]
-    return _panel(label, "value", place, axis, time_us, values, bounds, ticks)
+    to_y = _to_y(index, bounds)
+    ticks = [Tick(to_y(mark), _short(mark)) for mark in round_marks(*bounds)]
+    path_ = _line(index, axis, time_us=time_us, drawn=values, bounds=bounds)
+    return Panel(label, "value", _top(index), path_, tuple(ticks))
 
 
 def score_panel(
-    place: int,
+    index: int,
     axis: TimeAxis,
-    time_us: np.ndarray,
-    score: np.ndarray,
+    *,
+    time_us: NDArray[Any],
+    score: NDArray[Any],
     unit: float,
-    messages: Sequence[Message] = (),
+    messages: Sequence[SentMessage] = (),
 ) -> Panel:
-    """The score panel: linear up to about `unit`, logarithmic beyond it.
+    """The panel of the score: linear up to about `unit`, logarithmic above.
 
-    Scores of incidents lie orders of magnitude above those that are told at all; on a linear
-    axis everything else would be a flat line.
+    Scores of anomalies are orders of magnitude above the threshold. On a linear axis all other
+    scores would be a flat line.
 
     Args:
-        place: from the top, 0 first.
-        axis: the time that is shown.
+        index: number of the panel from the top, 0 first.
+        axis: the time axis.
         time_us: (T,) int64.
         score: (T,).
-        unit: above 0; about the score from which on events are told.
-        messages: drawn where they lie inside, at what the score had to pass.
+        unit: above 0; about the threshold of alerts.
+        messages: those inside the axis are marked at their threshold.
     """
 
     def squash(value: float) -> float:
@@ -173,46 +185,44 @@ def score_panel(
     low = min(float(finite.min(initial=0.0)), 0.0)
     high = max(float(finite.max(initial=0.0)), squash(unit) * 1.25)
     bounds = (low, high + 0.06 * (high - low))
-    height = _heights(place, bounds)
+    to_y = _to_y(index, bounds)
     scales = [0.0, unit] + [unit * 10**power for power in range(1, 12)]
     inside = [value for value in scales if squash(value) <= high]
-    ticks = [Tick(height(squash(one)), _short(one)) for one in inside[:2] + inside[2:][-2:]]
+    ticks = [Tick(to_y(squash(mark)), _short(mark)) for mark in inside[:2] + inside[2:][-2:]]
     marks = [
-        Mark(round(float(axis.x(one.time_us)), 1), height(squash(one.threshold)), one.title)
-        for one in messages
-        if axis.first_us <= one.time_us <= axis.last_us
+        Mark(round(float(axis.x(sent.time_us)), 1), to_y(squash(sent.threshold)), sent.title)
+        for sent in messages
+        if axis.first_us <= sent.time_us <= axis.last_us
     ]
-    panel = _panel("score", "score", place, axis, time_us, squashed, bounds, ticks)
-    return replace(panel, marks=tuple(marks))
+    path_ = _line(index, axis, time_us=time_us, drawn=squashed, bounds=bounds)
+    return Panel("score", "score", _top(index), path_, tuple(ticks), tuple(marks))
 
 
-def _panel(
-    label: str,
-    kind: str,
-    place: int,
+def _line(
+    index: int,
     axis: TimeAxis,
-    time_us: np.ndarray,
-    drawn: np.ndarray,
+    *,
+    time_us: NDArray[Any],
+    drawn: NDArray[Any],
     bounds: tuple[float, float],
-    ticks: Sequence[Tick],
-) -> Panel:
-    top, (low, high) = _top(place), bounds
-    heights = top + PANEL_HEIGHT * (1 - (drawn - low) / (high - low))
-    return Panel(label, kind, top, path(axis.x(time_us), heights), tuple(ticks))
-
-
-def _heights(place: int, bounds: tuple[float, float]) -> Callable[[float], float]:
-    """Where values lie in the panel at `place` that shows what lies within `bounds`."""
+) -> str:
+    """The SVG path of the values `drawn`, (T,), in the panel `index`."""
     low, high = bounds
-    return lambda value: round(_top(place) + PANEL_HEIGHT * (1 - (value - low) / (high - low)), 1)
+    return path(axis.x(time_us), _top(index) + PANEL_HEIGHT * (1 - (drawn - low) / (high - low)))
 
 
-def _top(place: int) -> float:
-    return TOP + place * (PANEL_HEIGHT + PANEL_GAP)
+def _to_y(index: int, bounds: tuple[float, float]) -> Callable[[float], float]:
+    """The function from values within `bounds` to y in the panel `index`."""
+    low, high = bounds
+    return lambda value: round(_top(index) + PANEL_HEIGHT * (1 - (value - low) / (high - low)), 1)
+
+
+def _top(index: int) -> float:
+    return TOP + index * (PANEL_HEIGHT + PANEL_GAP)
 
 
 def round_marks(low: float, high: float, count: int = 3) -> list[float]:
-    """Up to about `count` round numbers in `[low, high]`.
+    """Round numbers in `[low, high]`, about `count` at most.
 
     >>> round_marks(0.03, 0.97)
     [0.5]
@@ -228,8 +238,8 @@ def round_marks(low: float, high: float, count: int = 3) -> list[float]:
     return [mark * step for mark in range(first, math.floor(high / step) + 1)]
 
 
-def path(x: np.ndarray, y: np.ndarray) -> str:
-    """An SVG path through the points, (N,) each, broken where y is not finite.
+def path(x: NDArray[Any], y: NDArray[Any]) -> str:
+    """An SVG path through the points, x and y of shape (N,), interrupted where y is not finite.
 
     >>> path(np.array([0, 1, 2, 3]), np.array([5.0, 6.0, np.nan, 7.0]))
     'M0 5L1 6M3 7h1'
@@ -248,12 +258,12 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
         parts.append(f"{'L' if drawing else 'M'}{_coordinate(across)} {_coordinate(down)}")
         drawing, single = True, not drawing
     if drawing and single:
-        parts.append("h1")  # a lone point would be invisible
+        parts.append("h1")  # a single point would be invisible
     return "".join(parts)
 
 
-def _extremes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest y of each column of the plot, in the order they came."""
+def _extremes(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The points with the smallest and the largest y of each column, in order of x."""
     column = np.floor(x / COLUMN_WIDTH).astype(np.int64)
     starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
     ends = np.append(starts[1:], len(x))
@@ -266,8 +276,8 @@ def _extremes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             continue
         low, high = finite[part[finite].argmin()], finite[part[finite].argmax()]
         keep.extend(start + np.unique((low, high)))
-    places = np.array(keep)
-    return column[places] * COLUMN_WIDTH, y[places]
+    rows = np.array(keep)
+    return column[rows] * COLUMN_WIDTH, y[rows]
 
 
 def _coordinate(value: float) -> str:
@@ -275,7 +285,7 @@ def _coordinate(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A number for an axis, at most three digits.
+    """A number for an axis, with at most three digits.
 
     >>> [_short(value) for value in (0, 0.25, 1234.5, 2_000_000)]
     ['0', '0.25', '1.23k', '2M']
@@ -289,6 +299,6 @@ def _short(value: float) -> str:
 def figure(
     caption: str, axis: TimeAxis, panels: Sequence[Panel], bands: Sequence[Band | None]
 ) -> Figure:
-    """A figure of those bands that lie inside; alerts come last and are drawn on top."""
-    inside = sorted((band for band in bands if band), key=lambda band: band.kind != "incident")
+    """A figure of panels and bands; None is no band. Alerts are drawn above labelled anomalies."""
+    inside = sorted((band for band in bands if band), key=lambda band: band.kind != "anomaly")
     return Figure(caption, tuple(panels), tuple(inside), axis.ticks())

@@ -1,9 +1,9 @@
-"""Sets alerts against labels: how many incidents were found, and at what price.
+"""Compares alerts with labels: how many labelled anomalies were found, how many alerts are false.
 
-An incident is a run of labelled events of one entity. It is found if an alert, from opening
-to closing, overlaps it. One that overlaps no incident is a false alert. Entities without
-labels count neither way. Because a random detector finds long incidents too, the
-recall it would reach with as many and as long alerts is reported beside the real one.
+A labelled anomaly is a run of labelled events of one entity. It is found if an alert, from its
+opening to its closing, overlaps it. An alert that overlaps no labelled anomaly is false.
+Entities without labels do not count. A random detector finds long anomalies too, so the recall
+of as many random alerts of the same lengths is reported next to the recall.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-DAY_US = 86_400_000_000
+from streamgauge.models.alerts.budget import DAY_US
+from streamgauge.pipeline.data.labels import label_runs, recall_by_chance
 
-Alert = Mapping[str, Any]
+#: A record of the alert topic: an alert opened, was updated, or closed.
+AlertRecord = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredSeries:
-    """Events of one entity with what the pipeline made of them, in log order."""
+    """Events of one entity with their scores, in log order."""
 
     entity_id: str
     #: (T,) int64, microseconds since 1970-01-01 UTC.
-    event_time_us: np.ndarray
+    event_time_us: NDArray[Any]
     #: (T,) float32, high is anomalous.
-    score: np.ndarray
+    score: NDArray[Any]
     #: (T,) float32, "once in N events of this entity".
-    rarity_1_in_n: np.ndarray
+    rarity_1_in_n: NDArray[Any]
     #: (T, F) float32 in raw units, NaN where missing.
-    values: np.ndarray
-    #: (T,) uint8, 1 = anomalous; None where nothing is known.
-    labels: np.ndarray | None = None
+    values: NDArray[Any]
+    #: (T,) uint8, 1 = anomalous; None for an entity without labels.
+    labels: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledAnomaly:
-    """A run of labelled events, first and last event time included."""
+    """A run of labelled events, from the first to the last event time."""
 
     entity_id: str
     first_us: int
@@ -47,150 +50,157 @@ class LabelledAnomaly:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Episode:
-    """An alert from opening to closing."""
+class Alert:
+    """An alert from its opening to its closing, made of its records."""
 
     alert_id: str
     entity_id: str
     opened_us: int
     #: None while it is open.
     closed_us: int | None
-    #: Why it closed, as in the alert record; None while it is open.
+    #: The reason of its closing, as in the record; None while it is open.
     reason: str | None
-    #: The rarest event reported.
+    #: Rarity of the rarest event in the records.
     rarity_1_in_n: float
     severity: str
-    #: The record of its opening, or the first known one.
-    alert: Alert
-    #: Records of what people were told: that it opened, and reminders. In order of time.
-    messages: tuple[Alert, ...]
+    #: The record of its opening, or the first known record.
+    first: AlertRecord
+    #: The records of opening and updates in order of time; a closing is not a message.
+    messages: tuple[AlertRecord, ...]
 
-    def overlaps(self, incident: LabelledAnomaly) -> bool:
-        """Whether the two share a moment."""
-        ended = self.closed_us is None or self.closed_us >= incident.first_us
-        return ended and self.opened_us <= incident.last_us
+    def overlaps(self, anomaly: LabelledAnomaly) -> bool:
+        """Whether alert and anomaly have a time in common."""
+        is_open = self.closed_us is None or self.closed_us >= anomaly.first_us
+        return is_open and self.opened_us <= anomaly.last_us
 
 
 def summarise(
-    series: Sequence[ScoredSeries], alerts: Iterable[Alert], seconds: float, **extras: Any
+    series: Sequence[ScoredSeries], records: Iterable[AlertRecord], seconds: float, **extras: Any
 ) -> dict[str, Any]:
     """The content of `summary.json`.
 
     Args:
         series: every entity that was scored.
-        alerts: alert records, repeats allowed.
+        records: alert records; repeats are allowed.
         seconds: wall-clock time of the run.
-        extras: added as they are, for instance `dead_letters`.
+        extras: further entries, for instance `dead_letters`.
 
     Returns:
-        Plain JSON types. `event_recall` is None without incidents,
+        Plain JSON types. `event_recall` is None without labelled anomalies,
         `false_alerts_per_entity_day` is None without labels.
     """
-    episodes = episodes_of(alerts)
-    labelled = [one for one in series if one.labels is not None]
-    judged = {one.entity_id: (incidents_of(one), _of(episodes, one)) for one in labelled}
-    incidents = [i for found, _ in judged.values() for i in found]
-    delays = [
-        min(max(0, episode.opened_us - incident.first_us) for episode in hits)
-        for ours, theirs in judged.values()
-        for incident in ours
-        if (hits := [episode for episode in theirs if episode.overlaps(incident)])
-    ]
+    alerts = alerts_of(records)
+    labelled = [entity for entity in series if entity.labels is not None]
+    judged = [(labelled_anomalies_of(entity), _alerts_on(entity, alerts)) for entity in labelled]
+    anomalies = sum(len(of_entity) for of_entity, _ in judged)
+    delays = _delays_us(judged)
     false_alerts = sum(
-        not any(episode.overlaps(incident) for incident in ours)
-        for ours, theirs in judged.values()
-        for episode in theirs
+        not any(alert.overlaps(anomaly) for anomaly in of_entity)
+        for of_entity, raised in judged
+        for alert in raised
     )
-    days = sum(_span_us(one) for one in labelled) / DAY_US
+    days = sum(_span_us(entity) for entity in labelled) / DAY_US
     return {
-        "events": sum(len(one.score) for one in series),
+        "events": sum(len(entity.score) for entity in series),
         "entities": len(series),
-        "alerts": len(episodes),
-        "labelled_anomalies": len(incidents),
-        "event_recall": _ratio(len(delays), len(incidents)),
+        "alerts": len(alerts),
+        "labelled_anomalies": anomalies,
+        "event_recall": _ratio(len(delays), anomalies),
         "false_alerts_per_entity_day": _ratio(false_alerts, days),
         "seconds": round(seconds, 3),
-        "incidents_found": len(delays),
+        "labelled_anomalies_found": len(delays),
         "false_alerts": false_alerts,
         "entity_days": round(days, 3),
-        "messages": sum(len(episode.messages) for episode in episodes),
-        "event_recall_by_chance": recall_by_chance(labelled, episodes),
+        "messages": sum(len(alert.messages) for alert in alerts),
+        "event_recall_by_chance": random_recall(labelled, alerts),
         "detection_delay_s_median": float(np.median(delays)) / 1e6 if delays else None,
         **extras,
     }
 
 
-def episodes_of(alerts: Iterable[Alert]) -> list[Episode]:
-    """Put the records of each alert together, in the order of opening."""
-    records: dict[str, dict[str, Alert]] = {}
-    for alert in alerts:
-        records.setdefault(alert["alert_id"], {})[alert["id"]] = alert
-    episodes = [_episode(alert_id, found.values()) for alert_id, found in records.items()]
-    return sorted(episodes, key=lambda e: (e.opened_us, e.entity_id, e.alert_id))
+def _delays_us(judged: Iterable[tuple[list[LabelledAnomaly], list[Alert]]]) -> list[int]:
+    """For each labelled anomaly that was found, the time until its first alert."""
+    delays = []
+    for anomalies, alerts in judged:
+        for anomaly in anomalies:
+            hits = [alert.opened_us for alert in alerts if alert.overlaps(anomaly)]
+            if hits:
+                delays.append(min(max(0, opened_us - anomaly.first_us) for opened_us in hits))
+    return delays
 
 
-def _episode(alert_id: str, records: Iterable[Alert]) -> Episode:
-    ordered = sorted(records, key=lambda one: int(one["event"]["time_us"]))
-    messages = tuple(one for one in ordered if one["status"] != "closed")
-    closed = next((one for one in ordered if one["status"] == "closed"), None)
-    first = next((one for one in ordered if one["status"] == "opened"), ordered[0])
+def alerts_of(records: Iterable[AlertRecord]) -> list[Alert]:
+    """The alerts that `records` describe, in the order of opening."""
+    by_alert: dict[str, dict[str, AlertRecord]] = {}
+    for record in records:
+        by_alert.setdefault(record["alert_id"], {})[record["id"]] = record
+    alerts = [_alert(alert_id, distinct.values()) for alert_id, distinct in by_alert.items()]
+    return sorted(alerts, key=lambda alert: (alert.opened_us, alert.entity_id, alert.alert_id))
+
+
+def _alert(alert_id: str, records: Iterable[AlertRecord]) -> Alert:
+    ordered = sorted(records, key=lambda record: int(record["event"]["time_us"]))
+    closed = next((record for record in ordered if record["status"] == "closed"), None)
+    first = next((record for record in ordered if record["status"] == "opened"), ordered[0])
     rarest = max(ordered, key=rarity_1_in_n)
-    return Episode(
-        alert_id,
-        first["entity_id"],
-        int(first["window"]["opened_time_us"]),
-        None if closed is None else int(closed["event"]["time_us"]),
-        None if closed is None else closed.get("reason"),
-        rarity_1_in_n(rarest),
-        rarest["severity"],
-        first,
-        messages,
+    return Alert(
+        alert_id=alert_id,
+        entity_id=first["entity_id"],
+        opened_us=int(first["window"]["opened_time_us"]),
+        closed_us=None if closed is None else int(closed["event"]["time_us"]),
+        reason=None if closed is None else closed.get("reason"),
+        rarity_1_in_n=rarity_1_in_n(rarest),
+        severity=rarest["severity"],
+        first=first,
+        messages=tuple(record for record in ordered if record["status"] != "closed"),
     )
 
 
-def rarity_1_in_n(alert: Alert) -> float:
-    """An alert's rarity; JSON has no infinity, so "never seen before" is null there."""
-    value = alert["rarity_1_in_n"]
+def rarity_1_in_n(record: AlertRecord) -> float:
+    """The rarity in an alert record; JSON has no infinity, so null stands for it."""
+    value = record["rarity_1_in_n"]
     return math.inf if value is None else float(value)
 
 
-def incidents_of(series: ScoredSeries) -> list[LabelledAnomaly]:
-    """Runs of labelled events in time order; a gap in time does not end a run."""
+def labelled_anomalies_of(series: ScoredSeries) -> list[LabelledAnomaly]:
+    """Runs of labelled events in order of time; a gap in time does not end a run."""
     if series.labels is None:
         return []
     order = np.argsort(series.event_time_us, kind="stable")
     times = series.event_time_us[order]
-    edges = np.diff(np.concatenate(([0], series.labels[order] != 0, [0])).astype(np.int8))
-    firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     return [
         LabelledAnomaly(series.entity_id, int(times[first]), int(times[end - 1]))
-        for first, end in zip(firsts, ends, strict=True)
+        for first, end in label_runs(series.labels[order])
     ]
 
 
-def recall_by_chance(series: Iterable[ScoredSeries], episodes: Sequence[Episode]) -> float | None:
-    """Expected recall if each episode lay anywhere in its entity's time with equal chance."""
-    missed = []
-    for one in series:
-        lengths = _lengths_us(one, _of(episodes, one))
-        for incident in incidents_of(one):
-            width = lengths + (incident.last_us - incident.first_us)
-            missed.append(float(np.prod(1 - np.minimum(1.0, width / max(1, _span_us(one))))))
-    return round(1 - float(np.mean(missed)), 4) if missed else None
+def random_recall(series: Iterable[ScoredSeries], alerts: Sequence[Alert]) -> float | None:
+    """The expected recall if each alert were at a random time of its entity."""
+    shares = []
+    for entity in series:
+        lengths = _lengths_us(entity, _alerts_on(entity, alerts))
+        for anomaly in labelled_anomalies_of(entity):
+            width = lengths + (anomaly.last_us - anomaly.first_us)
+            shares.append(width / max(1, _span_us(entity)))
+    recall = recall_by_chance(shares)
+    return None if recall is None else round(recall, 4)
 
 
-def _lengths_us(series: ScoredSeries, episodes: Sequence[Episode]) -> np.ndarray:
+def _lengths_us(series: ScoredSeries, alerts: Sequence[Alert]) -> NDArray[Any]:
+    """The duration (A,) of each alert; an open alert lasts to the end of the series."""
     end = int(series.event_time_us.max(initial=0))
-    closed = [end if e.closed_us is None else e.closed_us for e in episodes]
-    return np.array([c - e.opened_us for c, e in zip(closed, episodes, strict=True)], np.int64)
+    closed = [end if alert.closed_us is None else alert.closed_us for alert in alerts]
+    return np.array(
+        [c - alert.opened_us for c, alert in zip(closed, alerts, strict=True)], np.int64
+    )
 
 
-def _of(episodes: Sequence[Episode], series: ScoredSeries) -> list[Episode]:
-    return [episode for episode in episodes if episode.entity_id == series.entity_id]
+def _alerts_on(series: ScoredSeries, alerts: Sequence[Alert]) -> list[Alert]:
+    return [alert for alert in alerts if alert.entity_id == series.entity_id]
 
 
 def _span_us(series: ScoredSeries) -> int:
-    """Time the events stand for: one mean gap more than from the first to the last."""
+    """The time that the events cover: from the first to the last, plus one mean gap."""
     count = len(series.event_time_us)
     if count < 2:
         return 0

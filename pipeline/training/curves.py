@@ -1,8 +1,8 @@
-"""The curves of a training: `metrics.jsonl` for anything, event files for TensorBoard.
+"""Writes the curves of a training: `metrics.jsonl`, and event files for TensorBoard.
 
-One line, or one set of points, per epoch and per ten steps. A training that goes on adds to
-what is there: points of an epoch that was not finished are dropped first, from the lines by
-writing them anew, from the event files by TensorBoard's own `purge_step`.
+There is one point per epoch and one per ten steps. A resumed training appends to existing
+files. The points of an unfinished epoch are dropped first: the lines by writing the file again,
+the events by the `purge_step` of TensorBoard.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from streamgauge.models.training.trainer import Progress, Step
 
 METRICS = "metrics.jsonl"
 STEPS_PER_POINT = 10
-FLUSH_S = 10  # TensorBoard reads that far behind
+FLUSH_S = 10  # TensorBoard shows points with this delay
 
 
 class Curves:
-    """Writes the points of one training into a folder; a context that closes its files.
+    """Writes the points of one training to a folder; a context manager that closes the files.
 
     Args:
-        folder: made if it is not there. What it holds of an earlier training that began
-            anew is replaced.
-        progress: where the training stands; later points are dropped.
+        folder: created if it is missing.
+        progress: the state of the training; points of later steps are dropped from the folder.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -40,14 +39,14 @@ class Curves:
         path = folder / METRICS
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _keep_until(path, progress.step)
+            _drop_after(path, progress.step)
             self._lines = path.open("a", buffering=1)
         except OSError as error:
             raise ConfigError(
                 f"train: {folder} must be a folder for {METRICS} that can be written; "
                 f"got {error.strerror}"
             ) from error
-        # Named by the step too: two files of one second would else be one.
+        # The step is part of the name: two files of the same second would have the same name.
         self._events = SummaryWriter(
             str(folder),
             purge_step=progress.step + 1,
@@ -59,7 +58,7 @@ class Curves:
         self._norms: list[float] = []
 
     def __enter__(self) -> Curves:
-        """Open since it was made."""
+        """The files are open since the construction."""
         return self
 
     def __exit__(
@@ -68,12 +67,12 @@ class Curves:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the files, however the training ended."""
+        """Close the files, also after an error."""
         self._events.close()
         self._lines.close()
 
     def step(self, step: Step) -> None:
-        """Take in one step; every tenth becomes a point."""
+        """Record one step; every tenth step becomes a point."""
         self._rate = step.learning_rate
         self._skipped += step.is_skipped
         if not step.is_skipped:
@@ -91,7 +90,7 @@ class Curves:
             )
 
     def epoch(self, progress: Progress) -> None:
-        """Write the point of the epoch just finished."""
+        """Write the point of the epoch that has just ended."""
         train_loss, held_out_loss = progress.history[-1]
         norms, self._norms = self._norms, []
         self._add(
@@ -108,7 +107,7 @@ class Curves:
         )
 
     def _add(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One line and one set of points; what is not finite is null there and absent here."""
+        """Write one line and its events; a value that is not finite is null, or no event."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         line = {"kind": kind, "step": step, **{name: finite.get(name) for name in values}}
         self._lines.write(json.dumps(line, allow_nan=False) + "\n")
@@ -116,15 +115,15 @@ class Curves:
             self._events.add_scalar(f"{kind}/{name}", value, step)
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; one torn by the end of a process goes too."""
-    kept = []
+def _drop_after(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and an incomplete last line."""
+    lines = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                lines.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             break
     fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text("".join(kept))
+    fresh.write_text("".join(lines))
     os.replace(fresh, path)

@@ -1,4 +1,4 @@
-"""The file of a search: an Optuna study in SQLite, one per data set, settings checked."""
+"""The file of a search: a SQLite file with one Optuna study per data set."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from streamgauge.models.training.trainer import TrainingSettings
 from streamgauge.pipeline.data.datasets import Dataset
 from streamgauge.pipeline.training.search_space import SPACE, in_words
 
-#: Keys of what is noted beside a trial: its place among those that ended, why it failed.
-PLACE, ERROR = "place", "error"
+#: Attributes of a trial: its number among the finished trials, and the reason of a failure.
+NUMBER, ERROR = "number", "error"
 IDENTITY = "identity"
-HASH_DIGITS = 12  # of the data's hash in the name: one file may hold many studies
+HASH_DIGITS = 12  # of the data hash in the name of a study
 
 
 @contextmanager
 def opened(path: Path, dataset: Dataset, base: TrainingSettings) -> Iterator[Study]:
-    """Make or go on with the study of a data set; closes the file in the end.
+    """Create or resume the study of a data set; the file is closed at the end of the context.
 
-    Trials that were interrupted are marked as such, so nobody else may be at work on it.
+    Trials that were interrupted are marked as failed. One process at a time may use the file.
 
     Raises:
         ConfigError: the file is no study, is in use, or was made with other settings.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says is said in our words
-    with _alone(path):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # our own lines report the same
+    with _locked(path):
         storage = None
         try:
             storage = RDBStorage(URL.create("sqlite", database=str(path)).render_as_string())
@@ -52,7 +52,7 @@ def opened(path: Path, dataset: Dataset, base: TrainingSettings) -> Iterator[Stu
         except (SQLAlchemyError, OptunaError, RuntimeError) as error:
             _close(storage)
             raise ConfigError(
-                f"tune: {path} must be a study that this command made, or not be there; "
+                f"tune: {path} must be a study of this command, or not exist; "
                 f"got {type(error).__name__}: {str(error).splitlines()[0]}"
             ) from error
         try:
@@ -65,18 +65,18 @@ def opened(path: Path, dataset: Dataset, base: TrainingSettings) -> Iterator[Stu
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """Trials that came to an end of their own, in their order; interrupted ones did not."""
-    ended = [
-        one
-        for one in study.get_trials(deepcopy=False)
-        if one.state in (TrialState.COMPLETE, TrialState.PRUNED) or ERROR in one.user_attrs
+    """The trials that were completed, pruned or failed, in their order; not interrupted ones."""
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or ERROR in trial.user_attrs
     ]
-    return sorted(ended, key=lambda one: int(one.user_attrs[PLACE]))
+    return sorted(trials, key=lambda trial: int(trial.user_attrs[NUMBER]))
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock` while the study is open; the kernel lets go of it with the process."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock on `<path>.lock`; the kernel releases it when the process ends."""
     lock = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,28 +97,28 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _check_identity(study: Study, path: Path, dataset: Dataset, base: TrainingSettings) -> None:
-    """Trials are comparable only if all but what is searched is equal."""
+    """Refuse a study with other fixed settings: its trials would not be comparable."""
     fixed = {name: value for name, value in asdict(base).items() if name not in SPACE}
-    here: dict[str, Any] = {"data": dataset.content_hash, "space": in_words(), **fixed}
-    here |= {f"first {name}": value for name, value in asdict(base).items() if name in SPACE}
-    here = json.loads(json.dumps(here))
-    there = study.user_attrs.get(IDENTITY)
-    if there is None:
-        study.set_user_attr(IDENTITY, here)
-    elif there != here:
+    current: dict[str, Any] = {"data": dataset.content_hash, "space": in_words(), **fixed}
+    current |= {f"first {name}": value for name, value in asdict(base).items() if name in SPACE}
+    current = json.loads(json.dumps(current))
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
+        study.set_user_attr(IDENTITY, current)
+    elif stored != current:
         differing = ", ".join(
-            f"{name} was {there.get(name)!r}, now {here.get(name)!r}"
-            for name in sorted(set(there) | set(here))
-            if there.get(name) != here.get(name)
+            f"{name} was {stored.get(name)!r}, now {current.get(name)!r}"
+            for name in sorted(set(stored) | set(current))
+            if stored.get(name) != current.get(name)
         )
         raise ConfigError(
             f"tune: study {study.study_name} in {path} was made with other settings: "
-            f"{differing}; name another file"
+            f"{differing}; use another file"
         )
 
 
 def _close(storage: RDBStorage | None) -> None:
-    """Let go of the file; connections would else be closed by the garbage collector."""
+    """Close the file; otherwise the garbage collector would close the connections."""
     if storage is not None:
         storage.remove_session()
         storage.engine.dispose()

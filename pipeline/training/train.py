@@ -1,8 +1,8 @@
-"""`streamgauge train`: from a folder of telemetry to an artifact, able to go on where it stopped.
+"""`streamgauge train`: trains an artifact from a folder of telemetry; resumable.
 
-While it runs, `<out>.partial/` holds the last finished epoch: tensors as safetensors,
-the rest as JSON, and the curves unless another folder is named for them. The next call
-with the same data and settings goes on from there; it is removed when the artifact is
+During the training, `<out>.partial/` holds the last finished epoch: tensors as safetensors,
+everything else as JSON, and the curves unless another folder is given for them. The next call
+with the same data and settings resumes from there. The folder is removed when the artifact is
 written.
 """
 
@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -41,8 +41,8 @@ from streamgauge.pipeline.training.curves import Curves
 
 PARTIAL_STATE = "state.json"
 PARTIAL_TENSORS = "tensors.safetensors"
-STEPS_PER_EPOCH = 100  # of the progress bar
-PIECE_CHUNKS_MIN = 2  # a piece shorter than this would hardly carry its hidden
+STEPS_PER_EPOCH = 100  # steps of the progress bar
+PIECE_CHUNKS_MIN = 2  # a shorter piece would hardly use its hidden state
 
 
 def train(
@@ -50,6 +50,7 @@ def train(
     out: Path,
     settings: TrainingSettings | None = None,
     narrate: Narrate = to_stderr,
+    *,
     cadence_s: float | None = None,
     log_dir: Path | None = None,
     search: Mapping[str, Any] | None = None,
@@ -58,21 +59,21 @@ def train(
 
     Args:
         data: a folder in a layout of `pipeline.data.datasets`.
-        out: directory of the artifact; an artifact already there is replaced.
+        out: folder of the artifact; an existing artifact is replaced.
         settings: None for the defaults.
-        narrate: gets one line per step that a reader wants to know of.
-        cadence_s: distance of invented times, see `pipeline.datasets.load`.
-        log_dir: where `metrics.jsonl` and TensorBoard's files go, see `pipeline.training.curves`;
-            None for `<out>.partial`, with which they are removed.
-        search: how the settings were found, for the manifest; plain JSON types.
+        narrate: receives the lines of progress.
+        cadence_s: distance of invented times, see `pipeline.data.datasets.load`.
+        log_dir: folder for `metrics.jsonl` and the files for TensorBoard, see
+            `pipeline.training.curves`; None for `<out>.partial`, which is removed at the end.
+        search: record of the search that found the settings, for the manifest; JSON types.
 
     Returns:
         The artifact's digest.
 
     Raises:
-        ConfigError: data, settings or `out` are not usable, or a partial training at
-            `<out>.partial` belongs to other data or settings.
-        TrainingError: training cannot go on.
+        ConfigError: data, settings or `out` cannot be used, or `<out>.partial` belongs to other
+            data or settings.
+        TrainingError: the training cannot continue.
     """
     settings = settings or TrainingSettings()
     check_out(out)
@@ -85,19 +86,22 @@ def train(
     prepared = fit.prepare(dataset.schema, dataset.series, spec, settings.held_out)
     check_held_out(prepared)
     partial = out.with_name(out.name + ".partial")
-    trainer = _fit(prepared, settings, dataset, partial, log_dir or partial, narrate)
+    trainer = _fit(
+        prepared, settings, dataset, partial=partial, log_dir=log_dir or partial, narrate=narrate
+    )
     record = _training_record(trainer, dataset, search)
-    digest = _finish(prepared, trainer, spec, record, out, narrate)
+    narrate("train: calibrating on the held-out events")
+    digest = _finish(prepared, trainer, spec, record=record, out=out)
     shutil.rmtree(partial, ignore_errors=True)
     narrate(f"train: artifact {out}, version {digest}")
     return digest
 
 
 def check_out(out: Path) -> None:
-    """Refuse, before any work, what an artifact could not be written to.
+    """Refuse a folder to which the artifact cannot be written, before any work.
 
     Raises:
-        ConfigError: `out` is no name for a folder, or is there and not an artifact.
+        ConfigError: `out` names no folder, exists and is no artifact, or cannot be written.
     """
     if out.name in ("", ".."):
         raise ConfigError(f"train: out must name a folder; got {str(out)!r}")
@@ -112,36 +116,40 @@ def check_out(out: Path) -> None:
 
 
 def check_held_out(prepared: Prepared) -> None:
-    """Refuse, before any training, data whose held-out part is too small to calibrate on.
+    """Refuse data whose held-out part is too small for the calibration, before any training.
 
     Raises:
-        TrainingError: names how many events are needed and how many there are.
+        TrainingError: it is too small; names the required and the actual number of scores.
     """
     tails = [len(z) for z in prepared.held_out_z]
     scores = sum(tail - min(fit.SETTLING_EVENTS, tail // 2) for tail in tails)
     if scores < SCORES_MIN:
         raise TrainingError(
             f"train: held-out parts must give at least {SCORES_MIN} scores to calibrate on; they "
-            f"give {scores} in {len(tails)} series; bring more data or a larger held-out share"
+            f"give {scores} in {len(tails)} series; use more data or a larger held-out share"
         )
 
 
 def learned_pieces(prepared: Prepared, settings: TrainingSettings) -> Sequences:
-    """Pieces to learn from."""
+    """The pieces to train on."""
     length_min = PIECE_CHUNKS_MIN * settings.chunk
     return cut(prepared.train_z, prepared.train_linear, settings.rows, length_min)
 
 
 def held_out_pieces(
-    z: Sequence[np.ndarray], linear: Sequence[np.ndarray], settings: TrainingSettings, share: float
+    z: Sequence[NDArray[Any]],
+    linear: Sequence[NDArray[Any]],
+    settings: TrainingSettings,
+    *,
+    share: float,
 ) -> Sequences:
-    """Pieces to judge by, of the length of those to learn from.
+    """The held-out pieces, as long as the pieces to train on.
 
     Args:
         z: held-out standard values per series.
-        linear: the linear forecasts of them.
-        settings: of the training.
-        share: how much of the held-out part that is.
+        linear: their linear forecasts.
+        settings: settings of the training.
+        share: the share of the held-out part that `z` holds.
     """
     rows = max(1, int(settings.rows * settings.held_out * share))
     return cut(z, linear, rows, PIECE_CHUNKS_MIN * settings.chunk)
@@ -151,12 +159,13 @@ def _fit(
     prepared: Prepared,
     settings: TrainingSettings,
     dataset: Dataset,
+    *,
     partial: Path,
     log_dir: Path,
     narrate: Narrate,
 ) -> Trainer:
-    """Run the epochs, saving after each."""
-    held_out = held_out_pieces(prepared.held_out_z, prepared.held_out_linear, settings, 1.0)
+    """Run the epochs and save the state after each."""
+    held_out = held_out_pieces(prepared.held_out_z, prepared.held_out_linear, settings, share=1.0)
     trainer = Trainer(settings, learned_pieces(prepared, settings), held_out)
     identity = {
         "data_hash": dataset.content_hash,
@@ -164,7 +173,7 @@ def _fit(
         "settings": asdict(settings),
     }
     if _restore(partial, identity, trainer):
-        narrate(f"train: going on after epoch {trainer.progress.epoch} of {partial}")
+        narrate(f"train: resuming after epoch {trainer.progress.epoch} from {partial}")
     total = settings.epochs * STEPS_PER_EPOCH
     with (
         Curves(log_dir, trainer.progress) as curves,
@@ -186,29 +195,31 @@ def _fit(
 def within_epoch(
     advance: Advance, watch: Callable[[Step], None] = lambda step: None
 ) -> Callable[[Step], None]:
-    """Turn the steps of one epoch into steps of a bar, `STEPS_PER_EPOCH`; pass them on."""
-    told = 0
+    """A function for the steps of one epoch: it calls `watch` and advances the progress bar.
 
-    def take(step: Step) -> None:
-        nonlocal told
+    The bar advances by `STEPS_PER_EPOCH` per epoch, however many steps an epoch has.
+    """
+    shown = 0
+
+    def on_step(step: Step) -> None:
+        nonlocal shown
         watch(step)
-        now = int(step.share * STEPS_PER_EPOCH)
-        advance(now - told)
-        told = now
+        reached = int(step.share * STEPS_PER_EPOCH)
+        advance(reached - shown)
+        shown = reached
 
-    return take
+    return on_step
 
 
 def _finish(
     prepared: Prepared,
     trainer: Trainer,
     spec: ForecasterSpec,
+    *,
     record: dict[str, Any],
     out: Path,
-    narrate: Narrate,
 ) -> str:
-    """Calibrate on the held-out tail, fit the statistics on everything, write."""
-    narrate("train: calibrating on the held-out events")
+    """Calibrate on the held-out part, fit the statistics on all data, write the artifact."""
     held_out = fit.build(prepared, spec, trainer.best_weights())
     held_out, calibration, starts, reference = fit.calibrate(prepared, held_out)
     forecaster = fit.rebuild_on_all(prepared, held_out)
@@ -227,7 +238,7 @@ def _finish(
 def _training_record(
     trainer: Trainer, dataset: Dataset, search: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What the manifest says about how the artifact was made."""
+    """The entry of the manifest about the training."""
     at = trainer.progress
     record = {
         "data": {
@@ -242,10 +253,10 @@ def _training_record(
         "best_epoch": at.best_epoch,
         "held_out_loss": at.best_loss,
         "steps_skipped": at.skipped,
-        "loss_history": [[round(one, 5), round(two, 5)] for one, two in at.history],
+        "loss_history": [[round(train, 5), round(held_out, 5)] for train, held_out in at.history],
         "torch": torch.__version__,
     }
-    # Only where they apply: what is said of any other training, and so its version, stays.
+    # Only where they apply, so that the versions of other artifacts do not change.
     if trainer.precision != "float32":
         record["precision"] = trainer.precision
     if search is not None:
@@ -254,49 +265,49 @@ def _training_record(
 
 
 def _save(partial: Path, identity: dict[str, Any], trainer: Trainer) -> None:
-    """Keep the epoch just finished; the state file comes last and names the tensors."""
+    """Save the finished epoch; the state file is written last and names the tensors."""
     partial.mkdir(parents=True, exist_ok=True)
     numbered = partial / f"{trainer.progress.epoch:05d}.{PARTIAL_TENSORS}"
     save_file(trainer.tensors(), numbered)
     state = {**identity, "progress": trainer.progress.to_json(), "tensors": numbered.name}
-    fresh = partial / f"{PARTIAL_STATE}.new"
-    fresh.write_text(json.dumps(state))
-    os.replace(fresh, partial / PARTIAL_STATE)
+    unfinished = partial / f"{PARTIAL_STATE}.new"
+    unfinished.write_text(json.dumps(state))
+    os.replace(unfinished, partial / PARTIAL_STATE)
     for old in partial.glob(f"*.{PARTIAL_TENSORS}"):
         if old != numbered:
             old.unlink()
 
 
 def _restore(partial: Path, identity: dict[str, Any], trainer: Trainer) -> bool:
-    """Go on from `partial` if there is one; refuse one of other data or settings."""
+    """Resume from `partial` if it exists; refuse one of other data or settings."""
     path = partial / PARTIAL_STATE
     if not path.is_file():
         return False
     try:
         state = json.loads(path.read_text())
-        found = {name: state[name] for name in identity}
-        if found != json.loads(json.dumps(identity)):
+        stored = {name: state[name] for name in identity}
+        if stored != json.loads(json.dumps(identity)):
             raise ConfigError(
                 f"train: {partial} belongs to a training on other data or with other settings: "
-                f"{_difference(found, identity)}; remove it to begin anew"
+                f"{_difference(stored, identity)}; remove it to start again"
             )
         tensors = load_file(partial / state["tensors"])
         trainer.restore(tensors, Progress.from_json(state["progress"]))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"train: {partial} must hold a stopped training; got {type(error).__name__}: {error}; "
-            "remove it to begin anew"
+            f"train: {partial} must hold an interrupted training; got "
+            f"{type(error).__name__}: {error}; remove it to start again"
         ) from error
     return True
 
 
-def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """Which parts of the identity differ, as text."""
-    there = {**found, **found["settings"], "settings": None}
-    here = {**expected, **expected["settings"], "settings": None}
-    names = sorted(set(there) | set(here))
+def _difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
+    """The parts of the identity that differ, as text."""
+    stored = {**stored, **stored["settings"], "settings": None}
+    current = {**current, **current["settings"], "settings": None}
+    names = sorted(set(stored) | set(current))
     return ", ".join(
-        f"{name} was {there.get(name)!r}, now {here.get(name)!r}"
+        f"{name} was {stored.get(name)!r}, now {current.get(name)!r}"
         for name in names
-        if there.get(name) != here.get(name)
+        if stored.get(name) != current.get(name)
     )

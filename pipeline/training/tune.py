@@ -1,10 +1,10 @@
-"""`streamgauge tune`: search settings without test data, then train with the best of them.
+"""`streamgauge tune`: searches settings without test data, then trains with the best ones.
 
-The held-out part of every series, the last in time, is cut in two: the first half stops a
-trial's training and prunes it, the second half, which took no part in it, judges it. The
-study is a SQLite file; called again, the search goes on where it was, and gives what an
-undisturbed one would have given: each trial draws from the seed and from how many came
-before it. One process at a time works on a study.
+The held-out part of every series is its last part in time. Its first half stops and prunes the
+training of a trial. Its second half, which the training never sees, gives the loss of the trial.
+The study is a SQLite file, and a search can be resumed. A resumed search gives the same trials
+as an uninterrupted one, because the settings of a trial depend only on the seed and on the
+trials before it. One process at a time works on a study.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 from optuna import Study, Trial
 from optuna.distributions import (
     BaseDistribution,
@@ -34,7 +34,7 @@ from streamgauge.models.training.trainer import SEED_MAX, Sequences, Trainer, Tr
 from streamgauge.pipeline.console.progress import Advance, Narrate, progress, to_stderr
 from streamgauge.pipeline.data.datasets import load
 from streamgauge.pipeline.training.search_space import SPACE, Choice
-from streamgauge.pipeline.training.study import ERROR, PLACE, finished, opened
+from streamgauge.pipeline.training.study import ERROR, NUMBER, finished, opened
 from streamgauge.pipeline.training.train import (
     STEPS_PER_EPOCH,
     check_held_out,
@@ -45,20 +45,20 @@ from streamgauge.pipeline.training.train import (
     within_epoch,
 )
 
-RANDOM_TRIALS = 8  # before that many, a model of the space would know nothing
-PRUNED_FROM_TRIAL, PRUNED_FROM_EPOCH = 4, 3  # earlier the learning rate still rises
+RANDOM_TRIALS = 8  # with fewer trials a model of the space would be useless
+PRUNED_FROM_TRIAL, PRUNED_FROM_EPOCH = 4, 3  # in earlier epochs the learning rate still rises
 BEST_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to search, and around which settings."""
+    """The extent of a search, and its fixed settings."""
 
-    #: In the study altogether, those of earlier calls included.
+    #: Total trials of the study, earlier calls included.
     trials: int = 20
-    #: No trial begins later in this call; None for no such limit.
+    #: Start no trial after this time, minutes; None for no limit.
     minutes: float | None = None
-    #: What is not searched: epochs, seed, held-out share.
+    #: Settings of the first trial; all trials have its epochs, seed and held-out share.
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -72,36 +72,36 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search came to."""
+class SearchResult:
+    """The result of a search."""
 
     study: str
-    #: In the order in which they began; without those that were interrupted.
+    #: In the order of their start, without interrupted ones.
     trials: tuple[FrozenTrial, ...]
     base: TrainingSettings
 
     @property
     def ranking(self) -> list[FrozenTrial]:
-        """Trials that were judged, best first."""
-        judged = [one for one in self.trials if one.state == TrialState.COMPLETE]
-        return sorted(judged, key=lambda one: (one.value, one.user_attrs[PLACE]))
+        """The completed trials, the best first."""
+        completed = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        return sorted(completed, key=lambda trial: (trial.value, trial.user_attrs[NUMBER]))
 
     @property
     def settings(self) -> TrainingSettings:
-        """The best ones."""
+        """The settings of the best trial."""
         return replace(self.base, **self.ranking[0].params)
 
     def record(self) -> dict[str, Any]:
-        """For the manifest of the artifact."""
+        """The entry for the manifest of the artifact."""
         best, first = self.ranking[0], self.trials[0]
-        states = [one.state for one in self.trials]
+        states = [trial.state for trial in self.trials]
         return {
             "study": self.study,
             "seed": self.base.seed,
             "trials": len(self.trials),
             "pruned": states.count(TrialState.PRUNED),
             "failed": states.count(TrialState.FAIL),
-            "best_trial": best.user_attrs[PLACE],
+            "best_trial": best.user_attrs[NUMBER],
             "loss": best.value,
             "loss_of_first": first.value,
         }
@@ -110,9 +110,13 @@ class Found:
         """The best trials as a table."""
         head = ["trial", "loss", "epochs", *SPACE]
         rows = [
-            [str(one.user_attrs[PLACE]), f"{one.value:.4f}", str(len(one.intermediate_values))]
-            + [f"{one.params[name]:.4g}" for name in SPACE]
-            for one in self.ranking[:BEST_SHOWN]
+            [
+                str(trial.user_attrs[NUMBER]),
+                f"{trial.value:.4f}",
+                str(len(trial.intermediate_values)),
+            ]
+            + [f"{trial.params[name]:.4g}" for name in SPACE]
+            for trial in self.ranking[:BEST_SHOWN]
         ]
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         return [
@@ -125,23 +129,24 @@ def tune(
     data: Path,
     out: Path,
     study: Path,
+    *,
     plan: Plan,
     narrate: Narrate = to_stderr,
     log_dir: Path | None = None,
-) -> Found:
-    """Search on the train part of `data`, then train the artifact `out` with what was best.
+) -> SearchResult:
+    """Search on the train part of `data`, then train the artifact `out` with the best settings.
 
     Args:
         data: a folder in a layout of `pipeline.data.datasets`; its test part is not read.
-        out: directory of the artifact; an artifact already there is replaced.
-        study: SQLite file, made or gone on with.
-        plan: how long, and around what.
-        narrate: gets one line per trial, and those of the training.
-        log_dir: of the final training, see `pipeline.train.train`.
+        out: folder of the artifact; an existing artifact is replaced.
+        study: SQLite file, created or resumed.
+        plan: extent and fixed settings of the search.
+        narrate: receives one line per trial, and the lines of the final training.
+        log_dir: of the final training, see `pipeline.training.train.train`.
 
     Raises:
-        ConfigError: data, `out` or study are not usable, or the study is of other settings.
-        TrainingError: no trial could be trained to its end.
+        ConfigError: data, `out` or study cannot be used, or the study has other settings.
+        TrainingError: no trial was completed.
     """
     check_out(out)
     dataset = load(data, "train")
@@ -149,46 +154,47 @@ def tune(
     spec = ForecasterSpec(hidden=base.hidden, lags=base.lags)
     prepared = fit.prepare(dataset.schema, dataset.series, spec, base.held_out)
     check_held_out(prepared)
-    with opened(study, dataset, base) as one:
-        narrate(f"tune: study {one.study_name} in {study}, {len(finished(one))} trials there")
-        _search(one, prepared, plan, narrate)
-        found = Found(one.study_name, tuple(finished(one)), base)
-    if not found.ranking:
+    with opened(study, dataset, base) as opened_study:
+        name, trials = opened_study.study_name, len(finished(opened_study))
+        narrate(f"tune: study {name} in {study} has {trials} trials")
+        _search(opened_study, prepared, plan, narrate)
+        result = SearchResult(name, tuple(finished(opened_study)), base)
+    if not result.ranking:
         raise TrainingError(
-            f"tune: needs a trial that ends; all {len(found.trials)} failed, the last with: "
-            f"{found.trials[-1].user_attrs[ERROR]}"
+            f"tune: needs a completed trial; all {len(result.trials)} failed, the last with: "
+            f"{result.trials[-1].user_attrs[ERROR]}"
         )
-    train(data, out, found.settings, narrate, log_dir=log_dir, search=found.record())
-    return found
+    train(data, out, result.settings, narrate, log_dir=log_dir, search=result.record())
+    return result
 
 
 def _search(study: Study, prepared: Prepared, plan: Plan, narrate: Narrate) -> None:
-    """Run trials until there are enough or time is over; the first has the given settings."""
+    """Run trials until the plan is fulfilled; the first trial has the settings of the plan."""
     end = None if plan.minutes is None else time.monotonic() + 60 * plan.minutes
     steps = plan.settings.epochs * STEPS_PER_EPOCH
     halves = _halves(prepared)
     study.pruner = MedianPruner(PRUNED_FROM_TRIAL, PRUNED_FROM_EPOCH)
     with progress("tune", plan.trials * steps, narrate, unit="steps") as advance:
-        place = len(finished(study))
-        advance(place * steps)
-        while place < plan.trials:
-            if place and end is not None and time.monotonic() > end:
-                narrate(f"tune: time is over after {place} of {plan.trials} trials")
+        done = len(finished(study))
+        advance(done * steps)
+        while done < plan.trials:
+            if done and end is not None and time.monotonic() > end:
+                narrate(f"tune: time limit reached after {done} of {plan.trials} trials")
                 return
-            trial = _ask(study, place, plan.settings)
-            _run(study, trial, prepared, halves, plan.settings, advance)
-            place += 1
-            narrate(_told(finished(study), plan.trials))
+            trial = _ask(study, done, plan.settings)
+            _run(study, trial, prepared, halves=halves, base=plan.settings, advance=advance)
+            done += 1
+            narrate(_trial_line(finished(study), plan.trials))
 
 
-def _ask(study: Study, place: int, base: TrainingSettings) -> Trial:
-    """A trial whose settings follow from the seed and the trials before it."""
-    seed = (base.seed * 100_003 + place) % (SEED_MAX + 1)
+def _ask(study: Study, done: int, base: TrainingSettings) -> Trial:
+    """A new trial; its settings depend on the seed and on the `done` trials before it."""
+    seed = (base.seed * 100_003 + done) % (SEED_MAX + 1)
     study.sampler = TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
-    if not place and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.enqueue_trial({name: getattr(base, name) for name in SPACE})
     trial = study.ask(_distributions())
-    trial.set_user_attr(PLACE, place + 1)
+    trial.set_user_attr(NUMBER, done + 1)
     return trial
 
 
@@ -196,11 +202,12 @@ def _run(
     study: Study,
     trial: Trial,
     prepared: Prepared,
+    *,
     halves: tuple[_Half, _Half],
     base: TrainingSettings,
     advance: Advance,
 ) -> None:
-    """Train with the trial's settings and judge what came of it, or prune it."""
+    """Train with the settings of the trial, and record its loss, its pruning or its failure."""
     settings = replace(base, **trial.params)
     stopping, judging = (_pieces(half, settings) for half in halves)
     trainer = Trainer(settings, learned_pieces(prepared, settings), stopping)
@@ -213,7 +220,7 @@ def _run(
                 break
         else:
             study.tell(trial, trainer.best_loss_on(judging))
-    except TrainingError as error:  # of these settings; others may do
+    except TrainingError as error:  # other settings may succeed
         trial.set_user_attr(ERROR, str(error))
         study.tell(trial, state=TrialState.FAIL)
     advance((settings.epochs - trainer.progress.epoch) * STEPS_PER_EPOCH)
@@ -221,26 +228,26 @@ def _run(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Half:
-    """One half in time of every held-out part."""
+    """One half of every held-out part."""
 
-    z: Sequence[np.ndarray]
-    linear: Sequence[np.ndarray]
+    z: Sequence[NDArray[Any]]
+    linear: Sequence[NDArray[Any]]
 
 
 def _halves(prepared: Prepared) -> tuple[_Half, _Half]:
-    """The earlier halves, which stop trainings, and the later ones, which judge them."""
+    """The earlier halves, which stop trainings, and the later halves, which give the loss."""
     parts = (prepared.held_out_z, prepared.held_out_linear)
-    earlier = ([one[: len(one) // 2] for one in part] for part in parts)
-    later = ([one[len(one) // 2 :] for one in part] for part in parts)
+    earlier = ([entity[: len(entity) // 2] for entity in part] for part in parts)
+    later = ([entity[len(entity) // 2 :] for entity in part] for part in parts)
     return _Half(*earlier), _Half(*later)
 
 
 def _pieces(half: _Half, settings: TrainingSettings) -> Sequences:
-    return held_out_pieces(half.z, half.linear, settings, 0.5)
+    return held_out_pieces(half.z, half.linear, settings, share=0.5)
 
 
 def _distributions() -> dict[str, BaseDistribution]:
-    """The search space in Optuna's terms."""
+    """The search space as Optuna distributions."""
     return {
         name: CategoricalDistribution(space.values)
         if isinstance(space, Choice)
@@ -249,10 +256,10 @@ def _distributions() -> dict[str, BaseDistribution]:
     }
 
 
-def _told(ended: Sequence[FrozenTrial], trials: int) -> str:
-    """One line about the trial that ended last."""
-    trial = ended[-1]
-    losses = [one.value for one in ended if one.value is not None]
+def _trial_line(done: Sequence[FrozenTrial], trials: int) -> str:
+    """One line of text about the last finished trial."""
+    trial = done[-1]
+    losses = [trial.value for trial in done if trial.value is not None]
     words = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
     epochs = len(trial.intermediate_values)
     outcome = {
@@ -260,6 +267,6 @@ def _told(ended: Sequence[FrozenTrial], trials: int) -> str:
         TrialState.PRUNED: "pruned",
     }.get(trial.state, "failed")
     return (
-        f"tune: trial {trial.user_attrs[PLACE]} of {trials}: {outcome} after {epochs} epochs "
+        f"tune: trial {trial.user_attrs[NUMBER]} of {trials}: {outcome} after {epochs} epochs "
         f"({words})"
     )

@@ -21,7 +21,11 @@ from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import from_dict
 from streamgauge.pipeline.replay.runner import run_in_process
 from streamgauge.transforms.messages import reference
-from streamgauge.transforms.sources.archive import ReplayArchive, series_blocks, write_archive
+from streamgauge.transforms.sources.archive import (
+    ReplayArchive,
+    blocks_in_time_order,
+    write_archive,
+)
 
 EVENTS = 700
 
@@ -64,13 +68,13 @@ def replay(config, artifact, series, tmp_path_factory):
     folder = tmp_path_factory.mktemp("replay")
     write_archive(folder / "archive", series, config.scoring.shards, 128)
     reading = ReplayArchive(str(folder / "archive"))
-    return run_in_process(config, artifact, reading, folder / "parts")
+    return run_in_process(config, artifact, reading, directory=folder / "parts")
 
 
 def test_every_event_is_scored_once_with_the_scores_of_the_core(replay, artifact, config, series):
     scorer = Scorer(artifact, config.scoring.policy, config.alerts.policy)
     table = EntityTable(scorer.layout)
-    expected = np.concatenate([scorer.step(table, b).score for b in series_blocks(series)])
+    expected = np.concatenate([scorer.step(table, b).score for b in blocks_in_time_order(series)])
     assert replay.scores.num_rows == 5 * EVENTS
     np.testing.assert_array_equal(replay.scores.column("score").to_numpy(), expected)
 
@@ -108,7 +112,7 @@ def test_drift_reports_count_every_event(replay):
 def test_a_second_replay_writes_the_same(replay, config, artifact, series, tmp_path):
     write_archive(tmp_path / "archive", series, config.scoring.shards, 128)
     reading = ReplayArchive(str(tmp_path / "archive"))
-    again = run_in_process(config, artifact, reading, tmp_path / "parts")
+    again = run_in_process(config, artifact, reading, directory=tmp_path / "parts")
     assert again.scores.equals(replay.scores)
     assert again.alerts == replay.alerts
     assert again.drift == replay.drift

@@ -30,8 +30,9 @@ from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config, from_dict
 from streamgauge.pipeline.jobs import preflight
-from streamgauge.pipeline.jobs.run import beam_options, run
-from streamgauge.pipeline.replay.backtest import resolve_ranges
+from streamgauge.pipeline.jobs.flink_options import beam_options
+from streamgauge.pipeline.jobs.ranges import resolve_ranges
+from streamgauge.pipeline.jobs.run import run
 from streamgauge.transforms.sources.replay import read_range
 
 SAMPLED_ENTITIES = 20
@@ -128,7 +129,7 @@ def start(
     reading, kafka = graph.live_reading(config, artifact), graph.access(config)
     assert config.scores.topic is not None
     flink = config.flink
-    options = beam_options(config, flink.job_endpoint, flink.worker_endpoint, None, ())
+    options = beam_options(config, flink.job_endpoint, flink.worker_endpoint)
     pipeline = beam.Pipeline(options=options)
     build = importlib.import_module(peer.module).build
     build(pipeline, reading, kafka, config.scores.topic, str(weights))

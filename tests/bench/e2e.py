@@ -37,10 +37,11 @@ from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config, from_dict
-from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.data.payloads import Selection
+from streamgauge.pipeline.data.produce import ProduceRequest, produce
 from streamgauge.pipeline.jobs import preflight
+from streamgauge.pipeline.jobs.ranges import resolve_ranges
 from streamgauge.pipeline.jobs.run import run
-from streamgauge.pipeline.replay.backtest import resolve_ranges
 from streamgauge.transforms.sources.replay import read_range
 
 BUNDLED = ROOT / "pipeline" / "replay" / "bundled"
@@ -118,14 +119,15 @@ def measure(info: ClusterInfo, form: str, events: int, parallelism: int) -> dict
     sample_machines = len(list((BUNDLED / "sample").glob("*.test.parquet")))
     topic = f"bench-{form}"
     report = produce(
-        BUNDLED / "sample",
-        topic,
-        info.bootstrap_servers,
-        format=form,  # type: ignore[arg-type]
-        replicas=ENTITIES // sample_machines,
-        limit=events,
-        create_topic_partitions=PARTITIONS,
-        narrate=narrate,
+        ProduceRequest(
+            BUNDLED / "sample",
+            topic,
+            info.bootstrap_servers,
+            data_format=form,  # type: ignore[arg-type]
+            selection=Selection(replicas=ENTITIES // sample_machines, limit=events),
+            create_topic_partitions=PARTITIONS,
+        ),
+        narrate,
     )
     config = job(info, topic, parallelism)
     artifact = preflight.load_artifact(config)

@@ -109,7 +109,7 @@ def test_entities_older_than_the_log_are_told_from_new_ones(
     config = small_job(cluster, tmp_path, form)
     fill(cluster, config, EARLY * 30 + (EARLY + LATE) * 30)
     whole = audit(config, narrate=live.silent)
-    assert (whole.is_exact, len(whole.audited), whole.cut_partitions) == (True, 5, [])
+    assert (whole.is_exact, len(whole.audited), whole.truncated_partitions) == (True, 5, [])
     client = AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
     for done in client.delete_records([TopicPartition(config.input.topic, 0, 60)]).values():
         done.result(30)
@@ -118,7 +118,7 @@ def test_entities_older_than_the_log_are_told_from_new_ones(
     report = audit(config, narrate=told.append)
 
     assert report.is_exact
-    assert report.cut_partitions == [0]
+    assert report.truncated_partitions == [0]
     assert {one.entity_id for one in report.entities if one.left_out == OLDER} == set(EARLY)
     assert {one.entity_id for one in report.audited} == set(LATE)
     assert report.total("compared") == len(LATE) * 30

@@ -24,7 +24,9 @@ def test_backtest_says_what_the_live_job_said(
     config, found = scored_fleet.config, scored_fleet.found
     before = output_ends(cluster, config)
 
-    replay, summary = backtest(config, "earliest", "latest", tmp_path, runner, narrate=live.silent)
+    replay, summary = backtest(
+        config, "earliest", "latest", out=tmp_path, runner=runner, narrate=live.silent
+    )
 
     replayed = outcome.plain(replay.scores)
     assert outcome.differing(replayed, found.scores) == 0
@@ -43,7 +45,9 @@ def test_backtest_of_part_of_a_range_scores_exactly_its_events(
     config, found = scored_fleet.config, scored_fleet.found
     inside = {0: range(1000, 1500), 1: range(2000, 2500)}
 
-    replay, _ = backtest(config, "0:1000,1:2000", "0:1500,1:2500", tmp_path, narrate=live.silent)
+    replay, _ = backtest(
+        config, "0:1000,1:2000", "0:1500,1:2500", out=tmp_path, narrate=live.silent
+    )
 
     events = outcome.events_of(found.scores)
     expected = [event for event in events if event[1] in inside.get(event[0], ())]

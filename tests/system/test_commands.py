@@ -21,8 +21,8 @@ from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.series import Series
 from streamgauge.pipeline.alerts.tail import tail
 from streamgauge.pipeline.data.datasets import START_US, Dataset
-from streamgauge.pipeline.data.payloads import Format, partition_of
-from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.data.payloads import Format, Selection, partition_of
+from streamgauge.pipeline.data.produce import ProduceRequest, produce
 from streamgauge.pipeline.jobs.doctor import OK, WRONG, examine
 
 pytestmark = pytest.mark.system
@@ -36,6 +36,7 @@ ALERT = {
     "rarity_1_in_n": 20_000.0,
     "features": [{"name": "cpu", "value": 0.9, "expected": 0.1, "contribution": 0.8}],
     "window": {"opened_time_us": START_US, "events": 3},
+    "explanation": "once in 20,000 events of this entity: cpu is 0.9, expected 0.1",
 }
 
 
@@ -80,13 +81,14 @@ def test_produced_events_and_dead_letters_are_as_reported(
 ) -> None:
     dataset, topic = _dataset(), _topic("telemetry")
     report = produce(
-        dataset,
-        topic,
-        cluster.bootstrap_servers,
-        format=fmt,
-        replicas=3,
-        malformed_share=0.1,
-        create_topic_partitions=PARTITIONS,
+        ProduceRequest(
+            dataset,
+            topic,
+            cluster.bootstrap_servers,
+            data_format=fmt,
+            selection=Selection(replicas=3, malformed_share=0.1),
+            create_topic_partitions=PARTITIONS,
+        ),
         narrate=lambda line: None,
     )
     assert report.partitions == PARTITIONS
@@ -103,17 +105,22 @@ def test_a_missing_topic_is_not_created_by_the_way(cluster: ClusterInfo) -> None
     topic = _topic("absent")
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"topic '{topic}' must exist"):
-            produce(_dataset(1), topic, cluster.bootstrap_servers, narrate=lambda line: None)
+            produce(
+                ProduceRequest(_dataset(1), topic, cluster.bootstrap_servers),
+                narrate=lambda line: None,
+            )
 
 
 def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
     topic = _topic("alerts")
     produce(
-        _dataset(1),
-        topic,
-        cluster.bootstrap_servers,
-        create_topic_partitions=1,
-        limit=1,
+        ProduceRequest(
+            _dataset(1),
+            topic,
+            cluster.bootstrap_servers,
+            selection=Selection(limit=1),
+            create_topic_partitions=1,
+        ),
         narrate=lambda line: None,
     )
     producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
@@ -125,8 +132,8 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
     shown = tail(
         cluster.bootstrap_servers,
         topic,
-        True,
-        True,
+        as_json=True,
+        from_beginning=True,
         limit=3,
         idle_s=30,
         out=out,
@@ -145,10 +152,12 @@ def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
     right, wrong = _topic("telemetry"), _topic("telemetry")
     for topic, features in ((right, 3), (wrong, 4)):
         produce(
-            _dataset(20, features),
-            topic,
-            cluster.bootstrap_servers,
-            create_topic_partitions=PARTITIONS,
+            ProduceRequest(
+                _dataset(20, features),
+                topic,
+                cluster.bootstrap_servers,
+                create_topic_partitions=PARTITIONS,
+            ),
             narrate=lambda line: None,
         )
     make_artifact(tmp_path / "artifact", features=3)

@@ -18,9 +18,10 @@ import pytest
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
-from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.data.payloads import Selection
+from streamgauge.pipeline.data.produce import ProduceRequest, produce
 from streamgauge.pipeline.jobs import preflight
-from streamgauge.pipeline.replay.backtest import resolve_ranges
+from streamgauge.pipeline.jobs.ranges import resolve_ranges
 from streamgauge.pipeline.replay.runner import Replay, run_in_process
 from streamgauge.transforms.sources.replay import ReplayTopic
 from system.harness import fleet, live, outcome
@@ -110,11 +111,13 @@ def feed(cluster: ClusterInfo, topic: str, turns: range) -> None:
     rows = ROWS // TURNS
     for turn in turns:
         produce(
-            fleet.fleet(turn * rows, rows),
-            topic,
-            cluster.bootstrap_servers,
-            format="arrow",
-            replicas=REPLICAS,
+            ProduceRequest(
+                fleet.fleet(turn * rows, rows),
+                topic,
+                cluster.bootstrap_servers,
+                data_format="arrow",
+                selection=Selection(replicas=REPLICAS),
+            ),
             narrate=live.silent,
         )
 
@@ -156,7 +159,7 @@ def replayed(config: Config, folder: Path) -> Replay:
     artifact = preflight.load_artifact(config)
     ranges = resolve_ranges(config, PARTITIONS, "earliest", "latest")
     reading = ReplayTopic(graph.source(config, artifact), ranges)
-    return run_in_process(config, artifact, reading, folder / "parts")
+    return run_in_process(config, artifact, reading, directory=folder / "parts")
 
 
 def differing_rows(found: pa.Table, replayed: pa.Table) -> int:

@@ -69,7 +69,7 @@ def test_half_a_run_on_flink_and_half_in_process_is_an_unbroken_run(
         config,
         "earliest",
         "latest",
-        tmp_path / "rest",
+        out=tmp_path / "rest",
         narrate=live.silent,
         state=str(tmp_path / "exported"),
         keep_state=True,
@@ -118,7 +118,7 @@ def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
         return [h.counts["erased"] for h in headers if h.shard == found.snapshot.shard] == [1]
 
     live.wait_for(is_forgotten, "a snapshot after the erasure", jobs)
-    with pytest.raises(ConfigError, match="must be remembered"):
+    with pytest.raises(ConfigError, match="must have state"):
         exported_state.find(config, loaded, folder, entity)
 
     reports = [json.loads(m.value) for m in live.read_all(cluster, config.health.topic)]

@@ -16,7 +16,7 @@ from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.series import Series
 from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.data.datasets import START_US, Dataset
-from streamgauge.pipeline.data.payloads import Message, messages
+from streamgauge.pipeline.data.payloads import Payload, messages
 from streamgauge.pipeline.data.produce import send
 from streamgauge.pipeline.jobs.run import stop
 from system.harness import live, outcome
@@ -55,7 +55,7 @@ class Senders:
             self.jumped.add(f"sensor-{partition}-{self._phases}")
         self._phases += 1
 
-    def _payloads(self, partition: int) -> Iterator[Message]:
+    def _payloads(self, partition: int) -> Iterator[Payload]:
         rng = np.random.default_rng([partition, self._phases])
         first = self._phases * ROWS
         times = START_US + STEP_US * np.arange(first, first + ROWS, dtype=np.int64)

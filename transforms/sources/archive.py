@@ -7,16 +7,15 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 from apache_beam.typehints import with_output_types
 
-from streamgauge.models.blocks.block import NOTHING_BEFORE, Block, encode_block
+from streamgauge.models.blocks.block import Block, encode_block
 from streamgauge.models.blocks.chain import cut, new_ends
 from streamgauge.models.events.series import Series
+from streamgauge.models.events.series_blocks import series_blocks
 from streamgauge.transforms.runner.keys import shard_keys
 from streamgauge.transforms.sources.source import DEAD_LETTERS
 
-SERIES_BLOCK_EVENTS = 4_096
 # Sizes of the shard key and the block that follow.
 _SIZES = struct.Struct("<II")
 
@@ -60,30 +59,13 @@ def write_archive(path: Path, series: Sequence[Series], shards: int, max_paralle
     """
     ends, keys = new_ends(shards), shard_keys(shards, max_parallelism)
     with path.open("wb") as archive:
-        for block in series_blocks(series):
+        for block in blocks_in_time_order(series):
             for shard, piece in cut(block, ends, "entity"):
                 data = encode_block(piece)
                 archive.write(_SIZES.pack(len(keys[shard]), len(data)) + keys[shard] + data)
 
 
-def series_blocks(series: Sequence[Series]) -> Iterator[Block]:
-    """All events of `series`, sorted by time, as blocks of partition 0."""
-    time_us = np.concatenate([entity.event_time_us for entity in series])
-    values = np.concatenate([entity.values for entity in series]).astype(np.float32, copy=False)
-    owner = np.repeat(np.arange(len(series)), [len(entity.event_time_us) for entity in series])
-    names = pa.array([entity.entity_id for entity in series], pa.string())
-    order = np.argsort(time_us, kind="stable")
-    for first in range(0, len(order), SERIES_BLOCK_EVENTS):
-        events = order[first : first + SERIES_BLOCK_EVENTS]
-        end = first + len(events)
-        yield Block(
-            partition=0,
-            first_offset=first,
-            end_offset=end,
-            previous_end=NOTHING_BEFORE,
-            offset=np.arange(first, end, dtype=np.int64),
-            row=np.zeros(len(events), np.int32),
-            event_time_us=time_us[events],
-            entity_id=names.take(pa.array(owner[events])),
-            features=values[events],
-        )
+def blocks_in_time_order(series: Sequence[Series]) -> Iterator[Block]:
+    """All events of `series`, sorted by time, as blocks of partition 0, one event per message."""
+    order = np.argsort(np.concatenate([entity.event_time_us for entity in series]), kind="stable")
+    return series_blocks(series, order, np.zeros(len(order), np.int32))

@@ -47,7 +47,7 @@ def scores(events: int = EVENTS, seed: int = 0) -> np.ndarray:
 
 
 def test_equal_scores_are_exact() -> None:
-    one = compare("a", scores(), scores(), FAR)
+    one = compare("a", scores(), scores(), reached=FAR)
     assert (one.events, one.compared, one.missing, one.differing, one.repeats) == (8, 8, 0, 0, 0)
     assert one.is_exact and one.first_fault is None
 
@@ -56,7 +56,7 @@ def test_equal_scores_are_exact() -> None:
 def test_one_flipped_bit_differs(name: str) -> None:
     found = scores()
     found[name][5] ^= 1
-    one = compare("a", scores(), found, FAR)
+    one = compare("a", scores(), found, reached=FAR)
     assert (one.compared, one.differing, one.missing) == (8, 1, 0)
     assert one.first_fault is not None
     assert one.first_fault.startswith(f"First: a, 3/15/0: {name} must be ")
@@ -67,19 +67,19 @@ def test_a_zero_of_the_other_sign_differs_and_equal_nans_do_not() -> None:
     nan = np.float32(np.nan).view(np.uint32)
     for made, zero in ((ours, 0.0), (theirs, -0.0)):
         made["score"] = [np.float32(zero).view(np.uint32), nan]
-    assert compare("a", ours, theirs, FAR).differing == 1
+    assert compare("a", ours, theirs, reached=FAR).differing == 1
 
 
-def test_a_repeat_is_counted_and_a_repeat_that_says_something_else_differs() -> None:
+def test_a_repeat_is_counted_and_a_repeat_with_another_score_differs() -> None:
     found = np.concatenate([scores(), scores()[2:5]])
-    assert compare("a", scores(), found, FAR).repeats == 3
-    assert compare("a", scores(), found, FAR).is_exact
+    assert compare("a", scores(), found, reached=FAR).repeats == 3
+    assert compare("a", scores(), found, reached=FAR).is_exact
     found["score"][-1] ^= 1 << 31
-    one = compare("a", scores(), found, FAR)
+    one = compare("a", scores(), found, reached=FAR)
     assert (one.repeats, one.differing, one.compared) == (3, 1, 8)
 
 
-def test_a_hole_is_missing_and_what_lies_past_the_last_score_is_waiting() -> None:
+def test_a_gap_is_missing_and_events_after_the_last_score_are_waiting() -> None:
     found = np.delete(scores(), [3, 6, 7])
     one = compare("a", scores(), found, reached=15)
     assert (one.missing, one.waiting, one.compared) == (1, 2, 5)
@@ -87,7 +87,7 @@ def test_a_hole_is_missing_and_what_lies_past_the_last_score_is_waiting() -> Non
     assert not one.is_exact
 
 
-def test_an_entity_without_any_score_is_missing_where_its_chain_has_gone_on() -> None:
+def test_an_entity_without_any_score_is_missing_if_its_chain_has_later_scores() -> None:
     nothing = np.empty(0, SCORE_BITS)
     assert compare("a", scores(), nothing, reached=13).missing == 4
     assert compare("a", scores(), nothing, reached=-1).waiting == 8
@@ -103,14 +103,14 @@ def test_rows_of_one_message_are_different_events() -> None:
 
 
 def test_a_score_of_an_event_that_the_log_does_not_have_differs() -> None:
-    one = compare("a", scores()[:7], scores(), FAR)
+    one = compare("a", scores()[:7], scores(), reached=FAR)
     assert one.differing == 1
     assert one.first_fault == "First: a, 3/17/0, has a score but is not an event of the log"
-    assert compare("a", np.empty(0, SCORE_BITS), scores(2), FAR).differing == 2
+    assert compare("a", np.empty(0, SCORE_BITS), scores(2), reached=FAR).differing == 2
 
 
 def test_scores_older_than_the_scores_topic_are_not_missing() -> None:
-    one = compare("a", scores(), scores()[3:], FAR, from_offset=13)
+    one = compare("a", scores(), scores()[3:], reached=FAR, from_offset=13)
     assert (one.missing, one.waiting, one.compared) == (0, 0, 5)
 
 
@@ -120,7 +120,7 @@ def test_swapped_scores_of_two_entities_differ_in_both() -> None:
     swapped = [one.copy() for one in (first, second)]
     swapped[0]["score"], swapped[1]["score"] = second["score"], first["score"]
     for ours, theirs in zip((first, second), swapped, strict=True):
-        assert compare("a", ours, theirs, FAR).differing == EVENTS
+        assert compare("a", ours, theirs, reached=FAR).differing == EVENTS
 
 
 def test_an_entity_is_older_than_the_log_by_its_first_score() -> None:
@@ -171,7 +171,10 @@ def report(*entities: EntityAudit) -> AuditReport:
 
 
 def test_the_report_ends_in_one_plain_sentence() -> None:
-    good, late = compare("a", scores(), scores(), FAR), compare("b", scores(), scores()[:6], 15)
+    good, late = (
+        compare("a", scores(), scores(), reached=FAR),
+        compare("b", scores(), scores()[:6], reached=15),
+    )
     left = EntityAudit("c", left_out="older than the log")
     lines = list(report(good, late, left).lines())
     assert lines[0].split() == ["entity", "events", "compared", "missing", "differing", "repeats"]
@@ -179,7 +182,7 @@ def test_the_report_ends_in_one_plain_sentence() -> None:
     assert lines[3].split(maxsplit=1) == ["c", "not audited: older than the log"]
     assert lines[4].split() == ["total", "16", "14", "0", "0", "0"]
     assert lines[5] == (
-        "Exact: 14 scores of 2 entities equal, to the bit, what the log gives; "
+        "Exact: 14 scores of 2 entities equal, bit for bit, those computed again from the log; "
         "2 events are not scored yet."
     )
 
@@ -187,7 +190,9 @@ def test_the_report_ends_in_one_plain_sentence() -> None:
 def test_the_report_of_a_flipped_bit_names_it_and_is_not_exact() -> None:
     found = scores()
     found["score"][1] ^= 1
-    wrong = report(compare("a", scores(), scores(), FAR), compare("b", scores(), found, FAR))
+    wrong = report(
+        compare("a", scores(), scores(), reached=FAR), compare("b", scores(), found, reached=FAR)
+    )
     assert not wrong.is_exact
     assert wrong.sentence().startswith(
         "NOT exact: 1 scores differ, 0 are missing. First: b, 3/11/0"
@@ -200,7 +205,7 @@ def test_a_hostile_name_cannot_write_to_the_terminal() -> None:
     bad = "x\x1b]8;;http://evil\x07" + "y" * 100
     found = scores()
     found["score"][0] ^= 1
-    text = "\n".join(report(compare(bad, scores(), found, FAR)).lines())
+    text = "\n".join(report(compare(bad, scores(), found, reached=FAR)).lines())
     assert "\x1b" not in text and "\x07" not in text
 
 
@@ -219,7 +224,7 @@ def crowd(events: int, seed: int) -> Block:
 
 @pytest.mark.parametrize("routing", ["entity", "partition"])
 @pytest.mark.parametrize("late", ["score", "set_aside"])
-def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entities_start_anew(
+def test_a_sample_scored_alone_has_the_bits_of_the_job_also_when_entities_expire(
     artifact: Artifact, routing: str, late: str
 ) -> None:
     policy = ScoringPolicy(late=late, entity_ttl_s=3_600, warmup_events=5)
@@ -242,29 +247,31 @@ def test_a_sample_stepped_alone_has_the_bits_of_the_job_though_clocks_make_entit
         restarts += sum(seen.get(name, 0) < (names == name).sum() for name in sample)
     assert restarts, "the clock must matter here"
 
-    derived = Rescorer(artifact, scoring, AlertPolicy(), routing, sample)
+    derived = Rescorer(artifact, scoring, AlertPolicy(), routing=routing, sample=sample)
     for piece in pieces:
         derived.take(piece)
     for name in sample:
         assert derived.scores_of(name)["score"].tobytes() == b"".join(expected[name])
-        assert derived.home[name] == 0
+        assert derived.partition[name] == 0
     assert not derived.scattered
 
 
-def test_events_that_a_full_shard_refused_are_not_stepped(artifact: Artifact) -> None:
+def test_events_that_a_full_shard_refused_are_not_scored(artifact: Artifact) -> None:
     block = make_block(["a", "b"] * 20)
     refused = {(0, 2, 0), (0, 4, 0)}
     kept = block.take(np.delete(np.arange(40), [2, 4]), -1)
-    derived = Rescorer(artifact, Scoring(), AlertPolicy(), "entity", ["a"], refused)
+    derived = Rescorer(
+        artifact, Scoring(), AlertPolicy(), routing="entity", sample=["a"], refused=refused
+    )
     derived.take(block)
-    plain = Rescorer(artifact, Scoring(), AlertPolicy(), "entity", ["a"])
+    plain = Rescorer(artifact, Scoring(), AlertPolicy(), routing="entity", sample=["a"])
     plain.take(kept)
     assert derived.scores_of("a").tobytes() == plain.scores_of("a").tobytes()
     assert derived.refusals == {"a": 2}
 
 
-def test_an_entity_in_two_partitions_cannot_be_derived(artifact: Artifact) -> None:
-    derived = Rescorer(artifact, Scoring(), AlertPolicy(), "entity", ["a", "b"])
+def test_an_entity_in_two_partitions_cannot_be_audited(artifact: Artifact) -> None:
+    derived = Rescorer(artifact, Scoring(), AlertPolicy(), routing="entity", sample=["a", "b"])
     derived.take(make_block(["a", "b"]))
     derived.take(make_block(["a"], partition=1))
     assert derived.scattered == {"a"}

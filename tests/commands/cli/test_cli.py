@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from fixtures.artifacts import make_artifact
 from fixtures.paths import ROOT
 from streamgauge.pipeline.cli import main
 from streamgauge.pipeline.cli.main import app
@@ -73,11 +76,10 @@ def test_every_command_and_every_option_explains_itself(name: str, command: Any)
     assert command.help
     for option in command.params:
         assert getattr(option, "help", None), f"{name} {option.name}"
-    if name != "version":
-        assert command.epilog.startswith(f"Example: streamgauge {name.split()[0]}")
+    assert command.epilog.startswith(f"Example: streamgauge {name}")
 
 
-def test_help_answers_without_loading_anything_heavy() -> None:
+def test_help_loads_no_large_library() -> None:
     code = (
         "import sys; sys.argv = ['streamgauge', '--help']\n"
         "from streamgauge.pipeline.cli.main import main\n"
@@ -118,7 +120,7 @@ def test_scoring_gets_one_blas_thread_and_training_many(command: str, threads: s
     assert run.stdout.splitlines()[-1] == threads
 
 
-def test_a_mendable_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+def test_an_operator_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
     run = _streamgauge("produce", "--data", str(tmp_path), "--topic", "t")
     assert run.returncode == 2
     assert run.stdout == ""
@@ -151,7 +153,7 @@ def test_an_interruption_has_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> N
     assert stopped.value.code == 130
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("ours")
 
@@ -192,3 +194,141 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
         "sending: 200 of 400 events (50%), 18/s",
         "sending: 400 of 400 events (100%), 13/s",
     ]
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "streamgauge", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "Usage: python -m streamgauge" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "words"),
+    [
+        ("torch", "train", ("train", "--data", ".", "--out", "a")),
+        ("optuna", "train", ("tune", "--data", ".", "--out", "a")),
+        ("apache_beam", "run", ("run", "--config", "job.yaml")),
+        ("confluent_kafka", "run", ("produce", "--data", ".", "--topic", "t")),
+    ],
+)
+def test_a_missing_extra_is_one_line_with_exit_code_2(
+    tmp_path: Path, library: str, extra: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "job.yaml").write_text("artifact: a\n")
+    code = (
+        f"import sys; sys.modules[{library!r}] = None\n"  # what an import finds where it is missing
+        "from streamgauge.pipeline.cli.main import main; main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == (
+        f"streamgauge: {words[0]} needs {library}, which is not installed; "
+        f"`pip install 'streamgauge[{extra}]'` installs it\n"
+    )
+
+
+def test_a_missing_module_of_streamgauge_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ModuleNotFoundError("gone", name="streamgauge.gone")
+
+    monkeypatch.setattr(sys, "argv", ["streamgauge", "version"])
+    monkeypatch.setattr("importlib.metadata.version", fail)
+    with pytest.raises(ModuleNotFoundError, match="gone"):
+        main.main()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("state", "inspect", "--entity", "a"),
+        ("state", "erase", "--entity", "a"),
+        ("state", "export", "--out", "out"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["unknown://bucket/state", "file"])
+def test_a_state_folder_that_cannot_be_opened_is_one_line_with_exit_code_2(
+    tmp_path: Path, words: tuple[str, ...], folder: str
+) -> None:
+    make_artifact(tmp_path / "artifact", features=3)
+    (tmp_path / "file").write_text("")
+    file = tmp_path / "job.yaml"
+    file.write_text(f"artifact: artifact\nstate: {{folder: '{folder}'}}\n")
+    words = tuple(str(tmp_path / word) if word == "out" else word for word in words)
+    run = _streamgauge(*words, "--config", str(file))
+    assert run.returncode == 2, run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("streamgauge: state")
+
+
+def _ignore_sigint() -> None:
+    """What a shell does with the background jobs of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_ctrl_c_ends_a_command_that_was_started_with_sigint_ignored(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamgauge", "demo", "--out", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_ignore_sigint,
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while not (out / "scratch" / "parts").is_dir():  # Beam runs, or is about to
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)  # between two looks, under the deadline
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+def test_every_command_can_be_interrupted_though_sigint_was_ignored(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; import importlib.metadata\n"
+        "def wait(*_):\n"
+        "    print('waiting', flush=True)\n"
+        "    time.sleep(60)\n"
+        "importlib.metadata.version = wait\n"
+        "sys.argv = ['streamgauge', 'version']\n"
+        "from streamgauge.pipeline.cli.main import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_ignore_sigint,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130

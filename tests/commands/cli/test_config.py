@@ -105,5 +105,5 @@ def test_paths_are_taken_from_the_folder_of_the_file(tmp_path):
         ("2024-01-01", 1704067200000),
     ],
 )
-def test_starts_are_read(text, expected):
+def test_starts_are_parsed(text, expected):
     assert parse_start(text) == expected

@@ -67,7 +67,7 @@ def test_invented_times_of_the_test_part_follow_on_the_train_part(tmp_path: Path
     ]
 
 
-def test_service_files_are_five_minutes_apart_unless_told_otherwise(tmp_path: Path) -> None:
+def test_service_files_are_five_minutes_apart_by_default(tmp_path: Path) -> None:
     _write(tmp_path, "d2-service00.test.parquet", f00=[1.0, 2.0], label=[0, 0])
     assert load(tmp_path, "test").cadence_us == 5 * MINUTE_US
     assert load(tmp_path, "test", cadence_s=1.5).cadence_us == 1_500_000
@@ -90,7 +90,7 @@ def test_nab_train_part_is_the_probation(tmp_path: Path) -> None:
     assert series.labels is None
 
 
-def test_nab_times_are_sorted_and_repeated_ones_kept(tmp_path: Path) -> None:
+def test_nab_times_are_sorted_and_may_repeat(tmp_path: Path) -> None:
     _nab(tmp_path)
     (tmp_path / "data" / "real" / "cpu.csv").write_text(
         "timestamp,value\n2014-02-14 00:05:00,1\n2014-02-14 00:00:00,2\n2014-02-14 00:05:00,3\n"
@@ -100,7 +100,7 @@ def test_nab_times_are_sorted_and_repeated_ones_kept(tmp_path: Path) -> None:
     assert np.diff(series.event_time_us).tolist() == [5 * MINUTE_US, 0]
 
 
-def test_the_hash_sees_one_changed_value_and_nothing_else(tmp_path: Path) -> None:
+def test_the_hash_depends_on_values_only(tmp_path: Path) -> None:
     first = load(_machine(tmp_path / "one"), "test").content_hash
     again = load(_machine(tmp_path / "two"), "test").content_hash
     _write(tmp_path / "two", "a.test.parquet", cpu=[0.9], mem=[5.0001], label=[1])

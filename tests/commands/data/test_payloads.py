@@ -13,11 +13,11 @@ from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.series import Series
 from streamgauge.models.events.validation import Message as Read
 from streamgauge.pipeline.data.datasets import START_US, Dataset
-from streamgauge.pipeline.data.malformed import JSON_FAULTS
+from streamgauge.pipeline.data.malformed import JSON_DEFECTS
 from streamgauge.pipeline.data.payloads import (
     CONTENT_TYPES,
     Format,
-    Message,
+    Payload,
     Selection,
     arrow_rows,
     entity_ids,
@@ -44,11 +44,11 @@ def _dataset(entities: int = 5, rows: int = 200, features: int = 4, seed: int = 
 
 def _sent(
     dataset: Dataset, fmt: Format, selection: Selection | None = None, named: bool = False
-) -> list[Message]:
-    return list(messages(dataset, fmt, PARTITIONS, selection or Selection(), named))
+) -> list[Payload]:
+    return list(messages(dataset, fmt, PARTITIONS, selection=selection or Selection(), named=named))
 
 
-def _decoded(dataset: Dataset, sent: list[Message]) -> tuple[dict[tuple[str, int], bytes], int]:
+def _decoded(dataset: Dataset, sent: list[Payload]) -> tuple[dict[tuple[str, int], bytes], int]:
     """What the pipeline's own decoder makes of it: value bits by event, and dead letters."""
     events: dict[tuple[str, int], bytes] = {}
     dead = 0
@@ -112,7 +112,7 @@ def test_an_arrow_message_holds_many_events_of_one_partition_in_time_order() -> 
     assert times == sorted(times)
 
 
-def test_wide_events_travel_in_messages_a_broker_takes() -> None:
+def test_messages_of_wide_events_are_small_enough_for_a_broker() -> None:
     dataset = _dataset(entities=2, rows=300, features=2000)
     largest = max(len(message.value) for message in _sent(dataset, "arrow"))
     assert arrow_rows(2000) < 512
@@ -144,7 +144,7 @@ def test_replicas_hold_the_same_rows_from_another_phase() -> None:
     assert sorted(rows[0]) == sorted(rows[1]) == sorted(rows[2])
 
 
-def test_replicas_of_short_and_long_series_keep_to_their_own_rows() -> None:
+def test_replicas_of_short_and_long_series_use_the_rows_of_their_series() -> None:
     long, short = _dataset(entities=2, rows=90).series
     short = Series("short", short.event_time_us[:40], short.values[:40])
     dataset = Dataset("made", "test", _dataset().schema, (long, short), 1, "0" * 64)
@@ -153,14 +153,14 @@ def test_replicas_of_short_and_long_series_keep_to_their_own_rows() -> None:
     assert sorted(sent) == sorted(values.tobytes() for values in short.values)
 
 
-def test_faults_take_turns_over_the_whole_run() -> None:
+def test_defects_take_turns_over_the_whole_run() -> None:
     dataset = _dataset(rows=300)
     selection = Selection(replicas=20, malformed_share=0.002)  # several chunks of events
     sent = _sent(dataset, "json", selection)
     malformed = sum(message.malformed for message in sent)
     nested = sum(message.value.startswith(b"[[") for message in sent)
-    assert malformed > 3 * len(JSON_FAULTS)
-    assert nested == malformed // len(JSON_FAULTS)  # the last fault of each round
+    assert malformed > 3 * len(JSON_DEFECTS)
+    assert nested == malformed // len(JSON_DEFECTS)  # the last defect of each round
 
 
 @pytest.mark.parametrize("fmt", ["json", "arrow"])
@@ -186,8 +186,8 @@ def test_malformed_events_do_not_touch_their_neighbours() -> None:
     dataset = _dataset()
     for fmt in ("json", "arrow"):
         whole, _ = _decoded(dataset, _sent(dataset, fmt))  # type: ignore[arg-type]
-        spoiled, _ = _decoded(dataset, _sent(dataset, fmt, Selection(malformed_share=0.2)))  # type: ignore[arg-type]
-        assert spoiled.items() < whole.items()
+        damaged, _ = _decoded(dataset, _sent(dataset, fmt, Selection(malformed_share=0.2)))  # type: ignore[arg-type]
+        assert damaged.items() < whole.items()
 
 
 def test_an_event_without_any_value_counts_as_malformed() -> None:
@@ -199,11 +199,11 @@ def test_an_event_without_any_value_counts_as_malformed() -> None:
         assert _decoded(dataset, sent)[1] == 1
 
 
-@pytest.mark.parametrize("fault", range(len(JSON_FAULTS)), ids=list(JSON_FAULTS))
-def test_every_json_fault_is_refused_by_the_decoder(fault: int) -> None:
+@pytest.mark.parametrize("defect", range(len(JSON_DEFECTS)), ids=list(JSON_DEFECTS))
+def test_every_json_defect_is_refused_by_the_decoder(defect: int) -> None:
     dataset = _dataset()
-    sent = _sent(dataset, "json", Selection(malformed_share=1.0, limit=len(JSON_FAULTS)))
-    assert _decoded(dataset, [sent[fault]]) == ({}, 1)
+    sent = _sent(dataset, "json", Selection(malformed_share=1.0, limit=len(JSON_DEFECTS)))
+    assert _decoded(dataset, [sent[defect]]) == ({}, 1)
 
 
 def test_the_same_arguments_give_the_same_bytes() -> None:

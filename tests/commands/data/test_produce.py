@@ -14,7 +14,7 @@ from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.series import Series
 from streamgauge.pipeline.data.datasets import START_US, Dataset
 from streamgauge.pipeline.data.payloads import Selection, messages
-from streamgauge.pipeline.data.produce import _client, _Sent, produce, send
+from streamgauge.pipeline.data.produce import ProduceRequest, _client, _Sender, produce, send
 
 TOPIC = "telemetry"
 PARTITIONS = 4  # what the in-memory broker gives a new topic
@@ -52,7 +52,9 @@ def _consumed(bootstrap: str, count: int) -> list[tuple[int, bytes | None, bytes
 
 
 def test_every_message_reaches_its_partition_with_key_and_value(bootstrap: str) -> None:
-    payloads = list(messages(_dataset(50), "json", PARTITIONS, Selection(malformed_share=0.1)))
+    payloads = list(
+        messages(_dataset(50), "json", PARTITIONS, selection=Selection(malformed_share=0.1))
+    )
     assert send(payloads, TOPIC, bootstrap) == 100
     expected = sorted((m.partition, m.key, m.value) for m in payloads)
     assert sorted(_consumed(bootstrap, 100)) == expected  # type: ignore[type-var]
@@ -60,7 +62,7 @@ def test_every_message_reaches_its_partition_with_key_and_value(bootstrap: str) 
 
 def test_the_rate_is_kept(bootstrap: str) -> None:
     began = time.monotonic()
-    sent = _Sent(_client(bootstrap), TOPIC, 400.0, began)
+    sent = _Sender(_client(bootstrap), TOPIC, rate=400.0, began=began)
     for message in messages(_dataset(50), "json", PARTITIONS):
         sent.send(message)
     assert 0.24 < time.monotonic() - began < 2.0  # 100 events at 400/s
@@ -68,21 +70,33 @@ def test_the_rate_is_kept(bootstrap: str) -> None:
     assert (sent.events, sent.messages, sent.malformed) == (100, 100, 0)
 
 
-def test_a_message_the_client_refuses_stops_production(bootstrap: str) -> None:
-    sent = _Sent(_client(bootstrap), TOPIC, None, 0.0)
+@pytest.mark.parametrize("knows_partitions", [False, True])
+def test_a_message_the_client_refuses_stops_production(
+    bootstrap: str, knows_partitions: bool
+) -> None:
+    sent = _Sender(_client(bootstrap), TOPIC, rate=None, began=0.0)
     message = next(messages(_dataset(1), "json", PARTITIONS))
-    sent.send(message._replace(partition=77))
-    with pytest.raises(ConfigError, match="topic 'telemetry': the broker refused"):
+
+    if knows_partitions:
+        sent.send(message)
         sent.finish()
+
+    def send_to_missing_partition() -> None:
+        # The client refuses it at once if it knows the partitions, else after an answer.
+        sent.send(message._replace(partition=77))
+        sent.finish()
+
+    with pytest.raises(ConfigError, match="topic 'telemetry': the broker refused"):
+        send_to_missing_partition()
 
 
 def test_an_unreachable_broker_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1: .*streamgauge up"):
-        produce(_dataset(1), TOPIC, "127.0.0.1:1", narrate=lambda line: None)
+        produce(ProduceRequest(_dataset(1), TOPIC, "127.0.0.1:1"), narrate=lambda line: None)
     with pytest.raises(ConfigError, match="each must be host:port; got 'kafka:none'"):
-        produce(_dataset(1), TOPIC, "kafka:none", narrate=lambda line: None)
+        produce(ProduceRequest(_dataset(1), TOPIC, "kafka:none"), narrate=lambda line: None)
 
 
 def test_an_impossible_rate_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(ConfigError, match="rate must be above 0"):
-        produce(_dataset(1), TOPIC, "127.0.0.1:1", rate=0.0, narrate=lambda line: None)
+        ProduceRequest(_dataset(1), TOPIC, "127.0.0.1:1", rate=0.0)

@@ -57,7 +57,7 @@ def test_missing_values_and_constant_features_give_finite_scores(name):
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_nothing_is_fitted_on_next_to_nothing(name):
+def test_a_baseline_is_not_fitted_on_too_few_events(name):
     train, test = parts()
     assert not scores(name, train[: baselines.TRAIN_MIN - 1], test).any()
 

@@ -104,7 +104,7 @@ def found(data, artifact, tmp_path_factory):
 def test_scores_are_those_of_the_live_scorer(data, artifact):
     loaded = artifacts.load(artifact)
     test = load(data, "test")
-    told = detectors.by_model(loaded, test, BUDGETS, lambda count: None)
+    told = detectors.by_model(loaded, test, BUDGETS, advance=lambda count: None)
     # Nothing is a surprise and freezes learning while warming: there, kernel and scorer agree.
     alone = score_series(loaded.forecaster, test.series)
     for one, other in zip(told.score, alone, strict=True):
@@ -118,8 +118,10 @@ def test_labels_change_no_score_and_no_message(data, artifact):
     loaded, test, train = artifacts.load(artifact), load(data, "test"), load(data, "train")
     blind = replace(test, series=tuple(replace(one, labels=None) for one in test.series))
     for run in (
-        lambda part: [detectors.by_model(loaded, part, BUDGETS, lambda count: None)],
-        lambda part: detectors.by_baselines(train, part, BUDGETS, [0, 0, 0], 1, lambda count: None),
+        lambda part: [detectors.by_model(loaded, part, BUDGETS, advance=lambda count: None)],
+        lambda part: detectors.by_baselines(
+            train, part, BUDGETS, from_row=[0, 0, 0], processes=1, advance=lambda count: None
+        ),
     ):
         for one, other in zip(run(test), run(blind), strict=True):
             np.testing.assert_array_equal(np.concatenate(one.score), np.concatenate(other.score))
@@ -131,17 +133,17 @@ def test_labels_change_no_score_and_no_message(data, artifact):
 
 def test_an_entity_is_scored_as_if_it_were_alone(data, artifact):
     loaded, test = artifacts.load(artifact), load(data, "test")
-    together = detectors.by_model(loaded, test, BUDGETS, lambda count: None)
+    together = detectors.by_model(loaded, test, BUDGETS, advance=lambda count: None)
     for i in range(3):
         one = replace(test, series=test.series[i : i + 1])
-        alone = detectors.by_model(loaded, one, BUDGETS, lambda count: None)
+        alone = detectors.by_model(loaded, one, BUDGETS, advance=lambda count: None)
         np.testing.assert_array_equal(alone.score[0], together.score[i])
 
 
 def test_a_jump_is_found_by_the_model_and_not_by_chance(found):
     headline = found[0].headline()
     assert headline["mean"]["auc_pr"] > 0.5
-    at = found[0].verdicts[0].at(1.0)
+    at = found[0].results[0].at(1.0)
     assert at["recall"] > 5 * at["recall_by_chance"] > 0
     assert headline["baselines"]["random"]["mean"]["auc_pr"] < 0.1
 
@@ -157,23 +159,23 @@ def test_headline_has_the_promised_keys_for_every_detector(found):
 
 
 def test_entities_without_anomalies_have_no_ranking_but_their_false_alerts_count(found):
-    model = found[0].verdicts[0]
+    model = found[0].results[0]
     assert model.entities[0] == "calm"
     assert model.rankings[0].auc_pr is None
     assert all(model.messages[key][0].recall is None for key in model.messages)
     assert model.messages["1"][0].false == model.messages["1"][0].messages
 
 
-def test_every_entity_and_detector_is_told(found):
+def test_every_entity_and_detector_has_a_line(found):
     text = list(lines(found[0]))
     for name in ("calm", "known-1", "mean streamgauge", "worst ridge", "mean random"):
         assert sum(line.startswith(name) for line in text) == 1, name
 
 
-def test_baselines_are_kept_while_data_and_code_are_the_same(data, artifact, found, monkeypatch):
+def test_baselines_are_cached_while_data_and_code_are_the_same(data, artifact, found, monkeypatch):
     first, out = found
 
-    def refuse(*args):
+    def refuse(*args, **more):
         raise AssertionError("baselines were computed again")
 
     monkeypatch.setattr(evaluate, "by_baselines", refuse)
@@ -189,7 +191,9 @@ def test_baselines_are_kept_while_data_and_code_are_the_same(data, artifact, fou
 def test_processes_change_nothing(data):
     train, test = load(data, "train"), load(data, "test")
     one, two = (
-        detectors.by_baselines(train, test, BUDGETS, [0, 0, 0], count, lambda done: None)
+        detectors.by_baselines(
+            train, test, BUDGETS, from_row=[0, 0, 0], processes=count, advance=lambda done: None
+        )
         for count in (1, 2)
     )
     for a, b in zip(one, two, strict=True):
@@ -200,7 +204,7 @@ def test_a_test_part_alone_is_scored_without_baselines(data, artifact, tmp_path)
     for path in data.glob("*.test.parquet"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     found = evaluate.evaluate(tmp_path, artifact, tmp_path / "out", processes=1, narrate=[].append)
-    assert [one.name for one in found.verdicts] == ["streamgauge"]
+    assert [one.name for one in found.results] == ["streamgauge"]
 
 
 def test_data_without_labels_or_with_other_features_is_refused(artifact, tmp_path):
@@ -213,11 +217,11 @@ def test_data_without_labels_or_with_other_features_is_refused(artifact, tmp_pat
         evaluate.evaluate(full, other, tmp_path / "out", narrate=[].append)
 
 
-def test_nab_is_judged_behind_the_probation_and_gets_its_score(tmp_path):
+def test_nab_is_evaluated_after_the_probation_and_gets_its_score(tmp_path):
     nab = make_nab(tmp_path / "nab")
     training.train(nab, tmp_path / "a", SMALL, [].append)
-    found = evaluate.evaluate(nab, tmp_path / "a", tmp_path / "out", 1, [].append)
-    model, random = found.verdicts[0], found.verdicts[1]
+    found = evaluate.evaluate(nab, tmp_path / "a", tmp_path / "out", processes=1, narrate=[].append)
+    model, random = found.results[0], found.results[1]
     assert model.headline()["mean"]["nab_standard"] > 80
     assert random.headline()["mean"]["nab_standard"] < 60
 
@@ -240,7 +244,7 @@ def test_without_an_artifact_it_trains_and_the_command_ends_with_one_object(
 
 def test_the_page_is_filled_in_between_its_markers_and_nowhere_else(found):
     page = f"before\n{quality_page.BEGIN}\nold\n{quality_page.END}\nafter\n"
-    parts = {"smd": {"whole": found[0].verdicts[0], "no level": found[0].verdicts[1]}}
+    parts = {"smd": {"whole": found[0].results[0], "no level": found[0].results[1]}}
     filled = quality_page.filled_in(page, {"smd": found[0]}, parts)
     assert filled.startswith(f"before\n{quality_page.BEGIN}\n")
     assert filled.endswith(f"{quality_page.END}\nafter\n")
@@ -255,7 +259,9 @@ def test_the_page_is_filled_in_between_its_markers_and_nowhere_else(found):
 def test_every_variant_of_the_ablation_scores_unlike_the_whole(data, tmp_path, monkeypatch):
     training.train(data, tmp_path / "a", SMALL, [].append)
     told, judge = [], ablation.judge
-    monkeypatch.setattr(ablation, "judge", lambda one, *rest: told.append(one) or judge(one, *rest))
+    monkeypatch.setattr(
+        ablation, "judge", lambda one, *rest, **more: told.append(one) or judge(one, *rest, **more)
+    )
     found = ablation.ablate(data, tmp_path / "a", [].append)
     named = dict(zip(found, (np.concatenate(one.score) for one in told), strict=True))
     whole = named.pop("whole")
@@ -263,7 +269,10 @@ def test_every_variant_of_the_ablation_scores_unlike_the_whole(data, tmp_path, m
         whole,
         np.concatenate(
             detectors.by_model(
-                artifacts.load(tmp_path / "a"), load(data, "test"), BUDGETS, lambda count: None
+                artifacts.load(tmp_path / "a"),
+                load(data, "test"),
+                BUDGETS,
+                advance=lambda count: None,
             ).score
         ),
     )

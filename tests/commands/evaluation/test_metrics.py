@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from TSB_AD.evaluation.basic_metrics import basic_metricor, generate_curve
 
+from streamgauge.pipeline.data.labels import label_runs
 from streamgauge.pipeline.evaluation.metrics import (
-    by_chance,
-    judged,
     mean,
+    message_metrics,
+    random_recall,
     ranking,
-    segments,
     vus_pr,
 )
 
@@ -54,12 +54,12 @@ def test_without_both_kinds_of_events_nothing_is_ranked(labels):
     assert (found.auc_pr, found.vus_pr, found.best_f1) == (None, None, None)
 
 
-def test_messages_are_set_against_labels():
+def test_messages_are_compared_with_labels():
     labels = np.zeros(1_441, np.uint8)  # a day of minutes
     labels[100:200] = labels[300:400] = labels[500:600] = 1
-    told = np.zeros(1_441, bool)
-    told[[50, 110, 150, 330, 700]] = True
-    found = judged(told, labels, MINUTE_US * np.arange(1_441, dtype=np.int64))
+    sent = np.zeros(1_441, bool)
+    sent[[50, 110, 150, 330, 700]] = True
+    found = message_metrics(sent, labels, MINUTE_US * np.arange(1_441, dtype=np.int64))
     assert (found.messages, found.false) == (5.0, 2.0)
     assert found.recall == pytest.approx(2 / 3)
     assert found.delay_s == 20 * 60.0  # median of 10 and 30 minutes
@@ -68,9 +68,11 @@ def test_messages_are_set_against_labels():
 def test_days_before_judging_begins_count_and_their_labels_do_not():
     labels = np.zeros(2_881, np.uint8)
     labels[10:20] = labels[2_000:2_010] = 1
-    told = np.zeros(2_881, bool)
-    told[[12, 2_005, 2_500]] = True
-    found = judged(told, labels, MINUTE_US * np.arange(2_881, dtype=np.int64), from_row=1_000)
+    sent = np.zeros(2_881, bool)
+    sent[[12, 2_005, 2_500]] = True
+    found = message_metrics(
+        sent, labels, MINUTE_US * np.arange(2_881, dtype=np.int64), from_row=1_000
+    )
     assert (found.recall, found.messages, found.false) == (1.0, 1.0, 0.5)
 
 
@@ -80,11 +82,11 @@ def test_chance_level_is_what_random_messages_find():
     rng, found = np.random.default_rng(0), []
     for _ in range(3_000):
         at = rng.integers(0, 1_000, 8)
-        hits = [((at >= first) & (at < end)).any() for first, end in segments(labels)]
+        hits = [((at >= first) & (at < end)).any() for first, end in label_runs(labels)]
         found.append(np.mean(hits))
-    assert by_chance(labels, 8) == pytest.approx(np.mean(found), abs=0.02)
-    assert by_chance(labels, 0) == 0.0
-    assert by_chance(np.zeros(9, np.uint8), 3) is None
+    assert random_recall(labels, 8) == pytest.approx(np.mean(found), abs=0.02)
+    assert random_recall(labels, 0) == 0.0
+    assert random_recall(np.zeros(9, np.uint8), 3) is None
 
 
 def test_a_mean_is_over_entities_that_have_a_figure():

@@ -46,7 +46,7 @@ def test_published_detections_get_the_benchmarks_score(golden, detector, expecte
     assert corpus.best(scores).score >= corpus.at(scores, threshold)
 
 
-def test_marking_every_left_edge_is_perfect_and_silence_is_nothing():
+def test_marking_every_left_edge_scores_100_and_no_detection_scores_0():
     labels = [labels_of(1_000, (300, 400), (700, 800)), labels_of(500, (200, 250))]
     perfect = [marks(1_000, 300, 700), marks(500, 200)]
     for profile in nab.PROFILES:
@@ -62,7 +62,7 @@ def test_the_earliest_detection_in_a_window_counts_and_counts_once():
     assert corpus.at([marks(1_000, 310, 350, 390)], 0.5) == early
 
 
-def test_false_detections_cost_less_close_behind_a_window():
+def test_false_detections_cost_less_shortly_after_a_window():
     corpus = Corpus([labels_of(2_000, (500, 600))])
     hit = corpus.at([marks(2_000, 500)], 0.5)
     # The whole weight .11 of a false positive, out of the 2 between nothing and perfect.
@@ -107,7 +107,7 @@ def test_likelihood_is_causal():
     np.testing.assert_array_equal(likelihood(score)[:400], likelihood(changed)[:400])
 
 
-def test_likelihood_says_how_rare_a_score_is():
+def test_likelihood_is_high_for_rare_scores():
     rng = np.random.default_rng(0)
     told = likelihood(rng.normal(size=2_000))
     assert (told[500:2_000] > 2.0).mean() == pytest.approx(0.01, abs=0.006)
@@ -126,7 +126,7 @@ def test_likelihood_of_a_constant_score_is_even():
     assert likelihood(np.full(300, 0.7)) == pytest.approx(np.full(300, np.log10(2.0)))
 
 
-def test_an_anomaly_is_told_once_and_again_when_it_gets_worse():
+def test_an_anomaly_has_one_onset_and_another_when_it_gets_worse():
     score = np.array([1.0, 3.0, 3.0, 2.0, 4.0, 2.0, 1.0, 2.0])
     told = np.flatnonzero(np.isfinite(onsets(score, rows=2)))
     assert told.tolist() == [0, 1, 4]

@@ -65,7 +65,7 @@ def test_a_missing_artifact_does_not_hide_a_broker_that_is_away(tmp_path: Path) 
     assert found["sample"] == Finding("sample", SKIPPED, "needs schema")
 
 
-def test_an_altered_artifact_is_told(tmp_path: Path, artifact: Path) -> None:
+def test_an_altered_artifact_is_reported(tmp_path: Path, artifact: Path) -> None:
     weights = artifact / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     found = _examined(_config(tmp_path, "artifact: artifact\n"))
@@ -86,7 +86,7 @@ def test_features_in_another_order_are_wrong(tmp_path: Path, artifact: Path) -> 
     assert "at position 1 it has 'f01'; got 'f02'" in found["schema"].detail
 
 
-def test_a_port_that_is_no_broker_is_told_in_time(tmp_path: Path, silent_port: int) -> None:
+def test_a_port_that_is_no_broker_is_reported_in_time(tmp_path: Path, silent_port: int) -> None:
     path = _config(tmp_path, "artifact: a\n")
     began = time.monotonic()
     found = _examined(path, f"kafka.bootstrap_servers=127.0.0.1:{silent_port}")
@@ -113,6 +113,14 @@ def test_an_embedded_run_needs_no_cluster(tmp_path: Path) -> None:
     findings = examine(_config(tmp_path, "artifact: a\n"), (), True, narrate=lambda line: None)
     states = {finding.name: finding.state for finding in findings}
     assert [states[name] for name in ("jobs", "flink", "workers")] == [SKIPPED] * 3
+
+
+def test_a_state_folder_that_cannot_be_opened_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert _examined(_config(tmp_path, "artifact: a\n"))["state"].state == OK
+    wrong = _examined(_config(tmp_path, "artifact: a\nstate: {folder: file}\n"))["state"]
+    assert wrong.state == WRONG
+    assert "state.folder: must be a folder" in wrong.detail
 
 
 def test_each_check_is_one_line(tmp_path: Path) -> None:

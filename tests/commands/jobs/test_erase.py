@@ -61,7 +61,7 @@ def test_a_tombstone_with_a_bad_key_is_a_dead_letter(artifact, key):
     assert "key of a tombstone" in letter.detail
 
 
-def test_an_erased_entity_is_one_never_seen_and_others_notice_nothing(artifact):
+def test_an_erased_entity_is_scored_as_new_and_other_entities_are_unchanged(artifact):
     block = with_erasure(make_block(["a", "b"] * 20), 20)
     outcome = process(new_shard(artifact), block, new_cells())
     [scored] = outcome.scored
@@ -88,7 +88,7 @@ def test_state_holds_nothing_of_an_erased_entity(artifact):
     assert shard.take_snapshot(0, cells).epoch.counts.erased == 1
 
 
-def test_the_clock_does_not_name_an_erased_entity_that_led_it(artifact):
+def test_the_clock_does_not_name_an_erased_entity_that_advanced_it(artifact):
     name, cells = "somebody-in-particular", new_cells()
     shard = new_shard(artifact)
     process(shard, make_block(["b", name] * 20), cells)
@@ -106,7 +106,7 @@ def test_erasing_an_unknown_entity_does_nothing_even_when_the_shard_is_full(arti
     assert shard.take_snapshot(0, cells).table.entity_ids == ["a", "b"]
 
 
-def test_a_block_with_an_erasure_stepped_again_gives_the_same_bits(artifact):
+def test_a_block_with_an_erasure_gives_the_same_bits_when_scored_again(artifact):
     blocks = [make_block(["a", "b"] * 10), with_erasure(make_block(["b", "a"] * 10, 20, 20), 7)]
     blocks.append(make_block(["a", "b"] * 10, 40, 40))
     live, cells = new_shard(artifact), new_cells()

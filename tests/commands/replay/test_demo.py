@@ -17,7 +17,7 @@ from streamgauge.models.events.series import Series
 from streamgauge.pipeline.data.datasets import Dataset
 from streamgauge.pipeline.replay.demo import demo, scored_series
 
-ROWS, FEATURES, INCIDENT = 300, 3, slice(200, 220)
+ROWS, FEATURES, ANOMALY = 300, 3, slice(200, 220)
 
 
 @pytest.fixture
@@ -31,27 +31,27 @@ def bundle(tmp_path: Path) -> Path:
         values = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
         label = np.zeros(ROWS, np.uint8)
         if entity == "upset":
-            values[INCIDENT] += 300
-            label[INCIDENT] = 1
+            values[ANOMALY] += 300
+            label[ANOMALY] = 1
         columns = {f"f{i:02d}": values[:, i] for i in range(FEATURES)} | {"label": label}
         pq.write_table(pa.table(columns), folder / "sample" / f"{entity}.test.parquet")
     (folder / "demo.yaml").write_text("artifact: artifact\nalerts: {per_entity_day: 0.5}\n")
     return folder
 
 
-def test_an_incident_is_found_and_told_in_every_way(
+def test_a_labelled_anomaly_is_found_and_shown_in_every_output(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
-    summary = demo(tmp_path / "out", bundle, told.append)
+    narrated: list[str] = []
+    summary = demo(tmp_path / "out", bundle, narrated.append)
     assert (summary["events"], summary["entities"]) == (2 * ROWS, 2)
     assert (summary["labelled_anomalies"], summary["event_recall"]) == (1, 1.0)
     assert summary["dead_letters"] == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     assert "upset" in (tmp_path / "out" / "report.html").read_text()
-    opened = [line for line in told if "upset  once in" in line]
+    opened = [line for line in narrated if "upset  once in" in line]
     assert len(opened) >= 1
-    assert "(expected " in opened[0]
+    assert ", expected " in opened[0]
     table = capsys.readouterr().out.splitlines()
     assert table[2].split() == ["upset", str(ROWS), "1", "1", str(len(opened)), "0"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -60,7 +60,7 @@ def test_an_incident_is_found_and_told_in_every_way(
     ]
 
 
-def test_scores_are_put_beside_their_own_values_and_labels() -> None:
+def test_scores_are_joined_with_the_values_and_labels_of_their_events() -> None:
     series = (
         Series("a", np.array([10, 20]), np.float32([[1], [2]]), np.uint8([0, 1])),
         Series("b", np.array([15, 25]), np.float32([[3], [4]])),

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamgauge.pipeline.report import plots
 from streamgauge.pipeline.report.page import ENTITIES_SHOWN, ReportData, render, worst_first
-from streamgauge.pipeline.report.summary import ScoredSeries, episodes_of, summarise
+from streamgauge.pipeline.report.summary import ScoredSeries, alerts_of, summarise
 
 MINUTE_US = 60_000_000
 VOID = {"meta", "rect", "path"}
@@ -50,7 +50,7 @@ def _report(series: list[ScoredSeries], alerts: list[dict[str, Any]], **more: An
         "summary": summarise(series, alerts, 1.5),
         "feature_names": tuple(f"f{i}" for i in range(width)),
         "series": series,
-        "alerts": alerts,
+        "alert_records": alerts,
     }
     return ReportData(**(defaults | more))
 
@@ -79,7 +79,7 @@ class _Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_an_alert_is_told_with_value_expectation_rarity_and_judgement() -> None:
+def test_an_alert_row_has_value_expected_value_rarity_and_judgement() -> None:
     series = _series("web-1")
     page = render(_report([series], [_alert(series, 105), _alert(series, 105, "closed")]))
     row = page[page.index("<tbody>") : page.index("</tbody>")]
@@ -89,13 +89,13 @@ def test_an_alert_is_told_with_value_expectation_rarity_and_judgement() -> None:
     assert "5 min" in text
     assert "once in 12,000" in text
     assert "f1 0.75 expected 0.125 · 60%" in text
-    assert " incident " in text
-    assert "no incident" not in text
+    assert " anomaly " in text
+    assert "no anomaly" not in text
     missed = render(_report([series], [_alert(series, 300)]))
-    assert "no incident" in missed
+    assert "no anomaly" in missed
 
 
-def test_a_page_is_well_formed_and_loads_nothing_from_anywhere() -> None:
+def test_a_page_is_well_formed_and_loads_nothing() -> None:
     series = _series("web-1")
     page = render(_report([series], [_alert(series, 105)]))
     elements = _Elements(page).found
@@ -119,18 +119,18 @@ def test_names_from_outside_cannot_become_markup() -> None:
     _Elements(page)
 
 
-def test_bands_show_the_alert_and_the_labelled_incident() -> None:
+def test_bands_show_the_alert_and_the_labelled_anomaly() -> None:
     series = _series("web-1")
     page = render(_report([series], [_alert(series, 105), _alert(series, 105, "closed")]))
     titles = re.findall(r'<title>([^<]*)</title><rect class="band (\w+)"', page)
-    assert ("labelled incident, 2024-01-01 01:40:00 UTC, 9 min", "incident") in titles
+    assert ("labelled anomaly, 2024-01-01 01:40:00 UTC, 9 min", "anomaly") in titles
     assert ("warning alert, 2024-01-01 01:45:00 UTC, once in 12,000", "alert") in titles
 
 
 def test_worst_entities_come_first_and_their_number_is_bounded() -> None:
     series = [_series(f"host-{i:02d}", rows=50, seed=i) for i in range(30)]
     alerts = [_alert(series[7], 9), _alert(series[3], 9, rarity_1_in_n=1e9, severity="critical")]
-    order = worst_first(series, episodes_of(alerts))
+    order = worst_first(series, alerts_of(alerts))
     assert [one.entity_id for one in order[:2]] == ["host-03", "host-07"]
     page = render(_report(series, alerts))
     assert page.count("<section") == ENTITIES_SHOWN
@@ -177,24 +177,26 @@ def test_reports_without_alerts_labels_or_variation_are_rendered() -> None:
     _Elements(render(_report([], [])))
 
 
-def test_messages_are_marked_at_the_score_they_had_to_pass() -> None:
+def test_messages_are_marked_at_the_threshold_that_they_exceeded() -> None:
     axis = plots.TimeAxis(0, 100)
     times = np.arange(100, dtype=np.int64)
-    told = [plots.Message(50, 2.0, "opened"), plots.Message(70, 200.0, "told again")]
-    told.append(plots.Message(101, 2.0, "outside"))
-    panel = plots.score_panel(0, axis, times, np.linspace(0, 5000, 100), 2.0, told)
+    sent = [plots.SentMessage(50, 2.0, "opened"), plots.SentMessage(70, 200.0, "updated")]
+    sent.append(plots.SentMessage(101, 2.0, "outside"))
+    panel = plots.score_panel(
+        0, axis, time_us=times, score=np.linspace(0, 5000, 100), unit=2.0, messages=sent
+    )
     assert [tick.text for tick in panel.ticks] == ["0", "2", "200", "2k"]
-    assert [(mark.x, mark.title) for mark in panel.marks] == [(450, "opened"), (630, "told again")]
+    assert [(mark.x, mark.title) for mark in panel.marks] == [(450, "opened"), (630, "updated")]
     assert [mark.y for mark in panel.marks] == [panel.ticks[1].at, panel.ticks[2].at]
 
 
-def test_a_reminder_is_marked_and_a_new_normal_named() -> None:
+def test_an_update_is_marked_and_a_new_normal_is_named() -> None:
     one = _series("a")
-    reminder = _alert(one, 9, "updated", event={"time_us": int(one.event_time_us[20])})
+    update = _alert(one, 9, "updated", event={"time_us": int(one.event_time_us[20])})
     closed = _alert(one, 9, "closed", reason="new_normal")
-    page = render(_report([one], [_alert(one, 9), reminder, closed]))
+    page = render(_report([one], [_alert(one, 9), update, closed]))
     assert page.count('<path class="message"') == 1 + 2 * 2  # the legend, two marks, two figures
-    assert "told again" in page
+    assert "updated" in page
     assert "5 min, new normal" in page
 
 

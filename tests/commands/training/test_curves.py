@@ -79,7 +79,7 @@ def test_every_epoch_and_every_tenth_step_is_a_point(tmp_path):
     assert points(tmp_path)["step/gradient_norm"] == [10, 20, 30]
 
 
-def test_training_that_goes_on_repeats_no_point(tmp_path):
+def test_a_resumed_training_repeats_no_point(tmp_path):
     undisturbed, stopped = tmp_path / "a", tmp_path / "b"
     run(undisturbed, Progress(), epochs=3)
     saved = Progress()
@@ -92,14 +92,14 @@ def test_training_that_goes_on_repeats_no_point(tmp_path):
     assert points(stopped) == points(undisturbed)
 
 
-def test_training_from_the_start_begins_its_curves_anew(tmp_path):
+def test_training_from_the_start_replaces_the_curves(tmp_path):
     run(tmp_path, Progress(), epochs=2)
     run(tmp_path, Progress(), epochs=1, loss=9.0)
     assert [one["train_loss"] for one in lines(tmp_path)] == [9.0, 9.0]
     assert points(tmp_path)["epoch/train_loss"] == [15]
 
 
-def test_line_torn_by_the_end_of_a_process_is_dropped(tmp_path):
+def test_an_incomplete_last_line_is_dropped(tmp_path):
     progress = Progress()
     run(tmp_path, progress, epochs=1)
     with (tmp_path / METRICS).open("a") as file:
@@ -108,7 +108,7 @@ def test_line_torn_by_the_end_of_a_process_is_dropped(tmp_path):
     assert [one["step"] for one in lines(tmp_path)] == [10, 15, 20, 30, 30]
 
 
-def test_what_is_not_finite_is_null_and_counted_as_skipped(tmp_path):
+def test_a_value_that_is_not_finite_is_null_and_counted_as_skipped(tmp_path):
     with Curves(tmp_path, Progress(skipped=2)) as curves:
         curves.step(Step(10, 1.0, math.inf, 0.1, math.nan, is_skipped=True))
     (line,) = lines(tmp_path)

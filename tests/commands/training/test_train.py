@@ -44,7 +44,7 @@ def interrupt(line: str) -> None:
         raise Interrupted
 
 
-def test_training_writes_an_artifact_and_removes_what_it_kept(data, tmp_path):
+def test_training_writes_an_artifact_and_removes_its_partial_state(data, tmp_path):
     lines: list[str] = []
     digest = train(data, tmp_path / "a", SETTINGS, lines.append)
     loaded = artifact.load(tmp_path / "a", digest)
@@ -64,7 +64,7 @@ def test_same_data_and_seed_give_the_same_version(data, tmp_path):
     )
 
 
-def test_stopped_training_goes_on_and_gives_the_same_version(data, tmp_path, monkeypatch):
+def test_a_resumed_training_gives_the_same_version(data, tmp_path, monkeypatch):
     undisturbed = train(data, tmp_path / "a", SETTINGS, [].append)
     epochs: list[int] = []
 
@@ -81,13 +81,13 @@ def test_stopped_training_goes_on_and_gives_the_same_version(data, tmp_path, mon
     lines: list[str] = []
     assert train(data, tmp_path / "b", SETTINGS, lines.append) == undisturbed
     assert epochs == [0, 1, 1, 2]
-    assert any("going on after epoch 1" in line for line in lines)
+    assert any("resuming after epoch 1" in line for line in lines)
 
 
-def test_stopped_training_of_other_settings_is_refused_by_name(data, tmp_path):
+def test_partial_training_with_other_settings_is_refused_and_names_them(data, tmp_path):
     with pytest.raises(Interrupted):
         train(data, tmp_path / "a", SETTINGS, interrupt)
-    with pytest.raises(ConfigError, match="seed was 0, now 7; remove it to begin anew"):
+    with pytest.raises(ConfigError, match="seed was 0, now 7; remove it to start again"):
         train(data, tmp_path / "a", replace(SETTINGS, seed=7), [].append)
 
 
@@ -97,11 +97,11 @@ def test_damaged_partial_training_is_refused(data, tmp_path):
     path = tmp_path / "a.partial" / command.PARTIAL_STATE
     state = json.loads(path.read_text())
     (tmp_path / "a.partial" / state["tensors"]).write_bytes(b"torn")
-    with pytest.raises(ConfigError, match="must hold a stopped training"):
+    with pytest.raises(ConfigError, match="must hold an interrupted training"):
         train(data, tmp_path / "a", SETTINGS, [].append)
 
 
-def test_curves_stay_where_they_were_asked_for_and_repeat_no_epoch(data, tmp_path):
+def test_curves_in_a_folder_of_their_own_are_kept_and_repeat_no_epoch(data, tmp_path):
     log = tmp_path / "log"
     with pytest.raises(Interrupted):
         train(data, tmp_path / "a", SETTINGS, interrupt, log_dir=log)
@@ -127,7 +127,7 @@ def test_partial_training_holds_its_curves(data, tmp_path):
     assert (tmp_path / "a.partial" / "metrics.jsonl").read_text().count('"epoch":') == 3
 
 
-def test_interrupted_command_leaves_with_130_and_goes_on_later(data, tmp_path):
+def test_an_interrupted_command_exits_with_130_and_resumes_later(data, tmp_path):
     """SIGINT to a process of its own, as Ctrl-C sends it."""
     out, epochs = tmp_path / "a", 100_000
     words = ("train", "--data", str(data), "--out", str(out), "--epochs", str(epochs))
@@ -161,7 +161,7 @@ def test_interrupted_command_leaves_with_130_and_goes_on_later(data, tmp_path):
     assert "Traceback" not in errors
 
     def stop(line: str) -> None:
-        if "going on after epoch" in line:
+        if "resuming after epoch" in line:
             raise Interrupted
 
     with pytest.raises(Interrupted):

@@ -19,7 +19,7 @@ from streamgauge.models.training.trainer import TrainingSettings
 from streamgauge.pipeline.cli.main import app
 from streamgauge.pipeline.training import tune as command
 from streamgauge.pipeline.training.search_space import SPACE
-from streamgauge.pipeline.training.tune import Found, Plan, tune
+from streamgauge.pipeline.training.tune import Plan, SearchResult, tune
 
 SETTINGS = TrainingSettings(hidden=16, epochs=2, rows=48, chunk=32)
 PLAN = Plan(trials=3, settings=SETTINGS)
@@ -56,15 +56,15 @@ def data(folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder, data) -> Found:
+def found(folder, data) -> SearchResult:
     return search(data, folder / "a")
 
 
-def search(data: Path, out: Path, plan: Plan = PLAN, narrate=[].append) -> Found:
-    return tune(data, out, out.with_suffix(".sqlite"), plan, narrate)
+def search(data: Path, out: Path, plan: Plan = PLAN, narrate=[].append) -> SearchResult:
+    return tune(data, out, out.with_suffix(".sqlite"), plan=plan, narrate=narrate)
 
 
-def outcomes(found: Found) -> list[tuple]:
+def outcomes(found: SearchResult) -> list[tuple]:
     return [(one.params, one.value, one.intermediate_values) for one in found.trials]
 
 
@@ -126,7 +126,7 @@ def test_benchmark_gives_its_probation_and_neither_the_rest_nor_its_labels(tmp_p
     assert losses[0] == losses[1]
 
 
-def test_trial_is_judged_by_events_that_had_no_part_in_it(tmp_path, found):
+def test_the_loss_of_a_trial_comes_from_events_that_its_training_did_not_see(tmp_path, found):
     one = replace(PLAN, trials=1)
     data = write(tmp_path / "data", spoiled=slice(JUDGED_FROM, None))
     (spoiled,), first = search(data, tmp_path / "a", one).trials, found.trials[0]
@@ -140,9 +140,7 @@ def test_trial_is_stopped_by_the_earlier_half(tmp_path, found):
     assert spoiled.intermediate_values[1] > found.trials[0].intermediate_values[1] + 0.1
 
 
-def test_stopped_search_goes_on_and_gives_the_same_artifact(
-    tmp_path, folder, data, found, monkeypatch
-):
+def test_a_resumed_search_gives_the_same_artifact(tmp_path, folder, data, found, monkeypatch):
     epochs: list[int] = []
 
     def interrupt(trainer) -> None:
@@ -155,13 +153,13 @@ def test_stopped_search_goes_on_and_gives_the_same_artifact(
         search(data, tmp_path / "a")
     lines: list[str] = []
     again = search(data, tmp_path / "a", narrate=lines.append)
-    assert lines[0].endswith("2 trials there")
+    assert lines[0].endswith("has 2 trials")
     assert epochs == [0, 1, 0, 1, 0, 1, 0, 1]
     assert outcomes(again) == outcomes(found)
     assert artifact.load(tmp_path / "a").digest == artifact.load(folder / "a").digest
 
 
-def test_search_called_again_runs_no_trial_more_than_asked_for(tmp_path, data, monkeypatch):
+def test_a_resumed_search_runs_no_more_trials_than_requested(tmp_path, data, monkeypatch):
     search(data, tmp_path / "a", replace(PLAN, trials=2))
     epochs: list[int] = []
     watched(monkeypatch, lambda trainer: epochs.append(trainer.progress.epoch))
@@ -190,7 +188,7 @@ def test_trial_worse_than_the_median_is_pruned(tmp_path, data, monkeypatch):
     assert found.trials[1] not in found.ranking
 
 
-def test_trial_that_cannot_be_trained_is_counted_and_the_search_goes_on(
+def test_a_trial_that_cannot_be_trained_is_counted_and_the_search_continues(
     tmp_path, data, monkeypatch
 ):
     def fail(trainer) -> None:
@@ -212,26 +210,26 @@ def test_search_without_a_usable_trial_is_an_error_that_says_why(tmp_path, data,
         search(data, tmp_path / "a")
 
 
-def test_no_trial_but_the_first_begins_when_time_is_over(tmp_path, data):
+def test_only_the_first_trial_starts_after_the_time_limit(tmp_path, data):
     lines: list[str] = []
     plan = replace(PLAN, minutes=1e-9)
     assert len(search(data, tmp_path / "a", plan, lines.append).trials) == 1
-    assert "tune: time is over after 1 of 3 trials" in lines
+    assert "tune: time limit reached after 1 of 3 trials" in lines
 
 
 def test_study_of_other_settings_is_refused_by_name(tmp_path, data):
     search(data, tmp_path / "a", replace(PLAN, trials=1))
     other = Plan(trials=1, settings=replace(SETTINGS, epochs=3))
-    with pytest.raises(ConfigError, match="epochs was 2, now 3; name another file"):
+    with pytest.raises(ConfigError, match="epochs was 2, now 3; use another file"):
         search(data, tmp_path / "a", other)
 
 
-def test_file_that_is_no_study_is_refused_and_left_alone(tmp_path, data):
+def test_a_file_that_is_no_study_is_refused_and_not_changed(tmp_path, data):
     study = tmp_path / "notes.txt"
     study.write_text("not a database, and long enough to be looked at " * 100)
     before = study.read_bytes()
     with pytest.raises(ConfigError, match=r"notes\.txt must be a study"):
-        tune(data, tmp_path / "a", study, PLAN, [].append)
+        tune(data, tmp_path / "a", study, plan=PLAN, narrate=[].append)
     assert study.read_bytes() == before
 
 
@@ -274,7 +272,7 @@ def test_help_shows_the_space():
     assert all(f"{name} {values}" in shown for name, values in SPACE.items())
 
 
-def test_study_is_a_file_that_other_tools_read(folder, found):
+def test_the_study_can_be_read_by_other_tools(folder, found):
     import optuna
 
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'a.sqlite'}")

@@ -12,7 +12,8 @@ import pytest
 from fixtures.paths import DATA
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.pipeline.data.datasets import Dataset, load
-from streamgauge.pipeline.data.produce import produce
+from streamgauge.pipeline.data.payloads import Selection
+from streamgauge.pipeline.data.produce import ProduceRequest, produce
 
 SMD = DATA / "smd"
 MACHINES, REPLICAS, ROWS = 10, 100, 200  # 1,000 entities of 200 events each
@@ -37,13 +38,13 @@ def produce_fleet(
     rows = ROWS // TURNS
     for turn in turns:
         report = produce(
-            fleet(turn * rows, rows),
-            topic,
-            cluster.bootstrap_servers,
-            format="json" if turn % 2 == 0 else "arrow",
-            replicas=REPLICAS,
-            malformed_share=MALFORMED_SHARE,
-            seed=turn,
+            ProduceRequest(
+                fleet(turn * rows, rows),
+                topic,
+                cluster.bootstrap_servers,
+                data_format="json" if turn % 2 == 0 else "arrow",
+                selection=Selection(replicas=REPLICAS, malformed_share=MALFORMED_SHARE, seed=turn),
+            ),
             narrate=lambda line: None,
         )
         events += report.events

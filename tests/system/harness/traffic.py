@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from streamgauge.infra.local.info import ClusterInfo
-from streamgauge.pipeline.data.payloads import Message, Selection, messages
+from streamgauge.pipeline.data.payloads import Payload, Selection, messages
 from system.harness import fleet
 
 EVENTS_PER_S = 1_500.0
@@ -88,7 +88,7 @@ class Traffic:
             if not self._sent(message):
                 return
 
-    def _sent(self, message: Message) -> bool:
+    def _sent(self, message: Payload) -> bool:
         """Send a message, after a pause if there is one; False when it is time to end."""
         while True:
             self._flowing.wait()
@@ -100,7 +100,7 @@ class Traffic:
                     self.events += message.events
                     return True
 
-    def _produce(self, message: Message) -> None:
+    def _produce(self, message: Payload) -> None:
         partition, key, value, headers = message[:4]
         while True:
             try:
@@ -111,12 +111,12 @@ class Traffic:
             except BufferError:  # the broker is away for long: wait, and lose nothing
                 self._producer.poll(0.1)
 
-    def _messages(self) -> Iterator[Message]:
+    def _messages(self) -> Iterator[Payload]:
         for turn in itertools.count():
             part = fleet.fleet(turn * ROWS_PER_TURN, ROWS_PER_TURN)
             selection = Selection(fleet.REPLICAS, None, fleet.MALFORMED_SHARE, turn)
             data_format = "json" if turn % 2 == 0 else "arrow"
-            yield from messages(part, data_format, self._partitions, selection)
+            yield from messages(part, data_format, self._partitions, selection=selection)
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamgauge.models.blocks.scored_block import NEW_NORMAL, Transition
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.alerts.tail import (
     AlertMessage,
@@ -17,6 +18,7 @@ from streamgauge.pipeline.alerts.tail import (
     unrepeated,
     wants_colour,
 )
+from streamgauge.transforms.messages.alerts import alert_message
 
 ALERT: dict[str, Any] = {
     "id": "9f",
@@ -40,7 +42,8 @@ ALERT: dict[str, Any] = {
         {"name": "disk", "value": None, "expected": 3_400_000.0, "contribution": 0.2},
     ],
     "window": {"opened_time_us": 1_704_067_200_000_000, "events": 3},
-    "explanation": "",
+    "explanation": "once in 123,456 events of this entity: cpu is 0.75, expected 0.125; "
+    "disk is missing, expected 3.4e+06",
 }
 
 
@@ -48,57 +51,77 @@ def _message(event_id: str, offset: int = 0) -> AlertMessage:
     return AlertMessage("alerts", 0, offset, {"ce_id": event_id}, ALERT)
 
 
-def test_an_opened_alert_says_when_how_bad_who_how_rare_and_why() -> None:
+def test_a_line_has_time_severity_entity_and_the_explanation_of_the_record() -> None:
     assert line(ALERT) == (
-        "2024-01-01 00:00:05  critical  web-1  once in 120,000: "
-        "cpu 0.75 (expected 0.125), disk missing (expected 3.4M)"
+        "2024-01-01 00:00:05  critical  web-1  once in 123,456 events of this entity: "
+        "cpu is 0.75, expected 0.125; disk is missing, expected 3.4e+06"
     )
 
 
-def test_a_closed_alert_says_how_long_it_lasted() -> None:
-    assert line({**ALERT, "status": "closed"}) == (
-        "2024-01-01 00:00:05  closed    web-1  back to normal after 5 s, 3 events"
+def test_a_closed_alert_is_marked_as_closed_whatever_its_severity() -> None:
+    closed = {**ALERT, "status": "closed", "explanation": "back to normal after 3 events (0 min)"}
+    assert line(closed) == (
+        "2024-01-01 00:00:05  closed    web-1  back to normal after 3 events (0 min)"
     )
 
 
-def test_a_closed_alert_says_what_the_new_normal_is() -> None:
-    assert line({**ALERT, "status": "closed", "reason": "new_normal"}) == (
-        "2024-01-01 00:00:05  closed    web-1  new normal after 5 s, 3 events: "
-        "cpu 0.125 -> 0.75, disk 3.4M -> missing"
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"status": "updated"}, "still anomalous after 3 events (0 min); once in 123,456 events"),
+        ({"status": "closed", "reason": NEW_NORMAL}, "new normal: cpu was about 0.125, is now"),
+        ({"status": "closed", "reason": None}, "back to normal after 3 events (0 min)"),
+    ],
+)
+def test_the_explanation_is_the_one_that_the_job_writes(fields: dict[str, Any], text: str) -> None:
+    features = [("cpu", 0.75, 0.125, 0.6), ("disk", None, 3_400_000.0, 0.2)]
+    transition = Transition(
+        **{
+            "status": "opened",
+            "reason": None,
+            "severity": "critical",
+            "entity_id": "web-1",
+            "partition": 2,
+            "offset": 7,
+            "row": 0,
+            "event_time_us": 1_704_067_205_000_000,
+            "score": 9.5,
+            "threshold": 4.0,
+            "rarity_1_in_n": 123_456.0,
+            "features": features,
+            "opened_partition": 2,
+            "opened_offset": 5,
+            "opened_row": 0,
+            "opened_time_us": 1_704_067_200_000_000,
+            "events": 3,
+            "peak": 9.5,
+            **fields,
+        }
     )
+    record = msgspec.json.decode(alert_message("t", "ab", transition).value)
+    assert f"  web-1  {text}" in line(record)
 
 
-def test_a_reminder_says_since_when() -> None:
-    assert line({**ALERT, "status": "updated"}).startswith(
-        "2024-01-01 00:00:05  critical  web-1  still, after 5 s, 3 events, once in 120,000: cpu"
-    )
-
-
-def test_a_rarity_beyond_json_is_told() -> None:
-    assert "or rarer" in line({**ALERT, "rarity_1_in_n": None})
-
-
-def test_names_from_outside_cannot_steer_the_terminal() -> None:
+def test_text_from_outside_cannot_control_the_terminal() -> None:
     hostile = "\x1b]0;owned\x07\n\u202eweb"
-    features = [{"name": hostile, "value": 1, "expected": 2, "contribution": 1}]
-    text = line({**ALERT, "entity_id": hostile, "severity": hostile, "features": features})
+    text = line({**ALERT, "entity_id": hostile, "severity": hostile, "explanation": hostile})
     assert not set(text) & set("\x1b\x07\n\u202e")
 
 
-def test_repeats_are_shown_once_within_a_bounded_memory() -> None:
+def test_repeats_are_shown_once_among_the_last_ids() -> None:
     ids = ["a", "b", "a", "c", "b", "d", "a"]
     shown = [message.event_id for message in unrepeated((_message(i) for i in ids), remembered=2)]
     assert shown == ["a", "b", "c", "b", "d", "a"]
     assert [m.event_id for m in unrepeated(_message(i) for i in ids)] == ["a", "b", "c", "d"]
 
 
-def test_messages_without_an_id_are_never_taken_for_repeats() -> None:
+def test_messages_without_an_id_are_never_repeats() -> None:
     messages = [AlertMessage("alerts", 0, offset, {}, ALERT) for offset in (1, 2)]
     assert len(list(unrepeated(messages))) == 2
 
 
-def test_a_json_line_is_the_record_and_its_place() -> None:
-    message = decoded("alerts", 3, 42, [("ce_id", b"9f")], msgspec.json.encode(ALERT))
+def test_a_json_line_is_the_record_and_its_position() -> None:
+    message = decoded("alerts", 3, 42, headers=[("ce_id", b"9f")], value=msgspec.json.encode(ALERT))
     record = json.loads(as_json_line(message))
     assert record.pop("kafka") == {
         "topic": "alerts",
@@ -110,8 +133,8 @@ def test_a_json_line_is_the_record_and_its_place() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"null", b"{}", b'{"entity_id": 1}'])
-def test_what_is_no_alert_is_told_apart(value: bytes) -> None:
-    assert decoded("alerts", 0, 0, [], value).alert is None
+def test_a_message_that_is_no_alert_has_no_record(value: bytes) -> None:
+    assert decoded("alerts", 0, 0, headers=[], value=value).alert is None
 
 
 def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def made_series(events):
     made = []
     for name in NAMES:
         values = rng.normal(scale=0.2, size=(EVENTS, 3)).astype(np.float32)
-        values[120:150] += 50  # an episode is open where the run is cut in two
+        values[120:150] += 50  # an alert is open where the run is cut in two
         time_us = START_US + np.arange(EVENTS) * STEP_US
         made.append(Series(name, time_us[:events], values[:events]))
     return made
@@ -64,7 +64,7 @@ def replay(config, artifact, folder, events, state=None):
     folder.mkdir()
     write_archive(folder / "archive", made_series(events), SHARDS, 128)
     reading = ReplayArchive(str(folder / "archive"))
-    return run_in_process(config, artifact, reading, folder / "parts", state=state)
+    return run_in_process(config, artifact, reading, directory=folder / "parts", snapshots=state)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def exported(config, artifact, half, tmp_path) -> Path:
     return tmp_path / "exported"
 
 
-def test_the_other_half_goes_on_as_if_nothing_had_happened(
+def test_the_second_half_from_an_export_equals_an_uninterrupted_run(
     config, artifact, half, whole, exported, tmp_path
 ):
     state = graph.replay_state(config, start_from=str(exported))
@@ -101,7 +101,7 @@ def test_the_other_half_goes_on_as_if_nothing_had_happened(
     }
 
 
-def test_what_is_exported_says_where_it_ends(exported, artifact):
+def test_an_export_records_the_position_of_every_partition(exported, artifact):
     manifest = exported_state.read_manifest(exported)
     assert manifest.artifact == artifact.digest
     assert manifest.entities == len(NAMES)
@@ -109,17 +109,17 @@ def test_what_is_exported_says_where_it_ends(exported, artifact):
     assert ends == {HALF * len(NAMES)}
 
 
-def test_an_entity_can_be_looked_into(config, artifact, exported):
+def test_the_state_of_an_entity_can_be_inspected(config, artifact, exported):
     found = exported_state.find(config, artifact, str(exported), "b")
     told = exported_state.describe(found, artifact)
     assert (told["events"], told["partition"]) == (HALF, 0)
     assert told["last_event_time_us"] == START_US + (HALF - 1) * STEP_US
-    assert told["episode"]["is_open"]
+    assert told["alert"]["is_open"]
     assert told["budget"]["credit"] > 0
     assert told["budget"]["threshold"] > 0
     assert set(told["features"]) == set(artifact.schema.names)
     assert json.loads(json.dumps(told)) == told
-    with pytest.raises(ConfigError, match="'nobody' is not"):
+    with pytest.raises(ConfigError, match="'nobody' has none"):
         exported_state.find(config, artifact, str(exported), "nobody")
 
 
@@ -128,7 +128,7 @@ def test_an_erased_entity_is_in_no_file_and_the_others_are(config, artifact, exp
     manifest = exported_state.read_manifest(exported)
     assert manifest.entities == len(NAMES) - 1
     assert not any(b'"b"' in path.read_bytes() for path in exported.iterdir())
-    with pytest.raises(ConfigError, match="'b' is not"):
+    with pytest.raises(ConfigError, match="'b' has none"):
         exported_state.find(config, artifact, str(exported), "b")
     assert exported_state.find(config, artifact, str(exported), "known-0")
 
@@ -188,7 +188,7 @@ class Timer:
         self.is_set = True
 
 
-def test_no_snapshot_is_kept_of_what_is_not_out_yet(config, artifact, tmp_path):
+def test_no_snapshot_is_written_before_its_output(config, artifact, tmp_path):
     state = graph.replay_state(config, snapshot_folder=str(tmp_path / "kept"))
     step = ScoreBlocks(graph.scoring(config, artifact, state, is_live=True)._spec)
     step.setup()
