@@ -44,11 +44,11 @@ from streamgauge.transforms.sources.source import DEAD_LETTERS, Source
 class Sinks:
     """One transform per kind of output; `scores` is None if no scores are written."""
 
-    alerts: beam.PTransform
-    scores: beam.PTransform | None
-    dead_letters: beam.PTransform
-    drift: beam.PTransform
-    health: beam.PTransform
+    alerts: beam.PTransform[Any, Any]
+    scores: beam.PTransform[Any, Any] | None
+    dead_letters: beam.PTransform[Any, Any]
+    drift: beam.PTransform[Any, Any]
+    health: beam.PTransform[Any, Any]
 
 
 def build(
@@ -56,7 +56,7 @@ def build(
     config: Config,
     artifact: Artifact,
     *,
-    reading: beam.PTransform,
+    reading: beam.PTransform[Any, Any],
     sinks: Sinks,
     state: SnapshotSettings,
     is_live: bool,

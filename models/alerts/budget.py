@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.policy import BudgetSpec
 from streamgauge.models.simd.compile_cache import cached_njit
@@ -57,14 +58,14 @@ class Start:
     """Where the threshold of an entity starts; scalars, or (N,) for N entities."""
 
     #: First threshold on the log score.
-    log_threshold: np.ndarray | float
+    log_threshold: NDArray[Any] | float
     #: Decay of the threshold per day.
-    threshold_rate: np.ndarray | float
+    threshold_rate: NDArray[Any] | float
     #: Lower bound of the threshold.
-    floor: np.ndarray | float
+    floor: NDArray[Any] | float
 
 
-def fill_new(rows: np.ndarray, spec: BudgetSpec, start: Start) -> None:
+def fill_new(rows: NDArray[Any], spec: BudgetSpec, start: Start) -> None:
     """Write the state before the first event, in place."""
     rows["log_threshold"] = np.maximum(start.log_threshold, start.floor)
     rows["credit"] = spec.per_day * CREDIT_DAYS
@@ -128,13 +129,13 @@ def charge(
 
 
 def messages(
-    log_score: np.ndarray,
-    event_time_us: np.ndarray,
+    log_score: NDArray[Any],
+    event_time_us: NDArray[Any],
     spec: BudgetSpec,
     *,
     start: Start,
-    may_send: np.ndarray | None = None,
-) -> np.ndarray:
+    may_send: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Return where messages would have been sent, (T, N) bool, one column per series.
 
     Args:
@@ -149,20 +150,22 @@ def messages(
     allowed = np.ones(log_score.shape, bool) if may_send is None else may_send
     times = np.broadcast_to(event_time_us, log_score.shape)
     eta, floor = (np.broadcast_to(each, len(rows)) for each in (start.threshold_rate, start.floor))
-    sent: np.ndarray = _messages(rows, log_score, times, allowed, BudgetParams.of(spec), eta, floor)
+    sent: NDArray[Any] = _messages(
+        rows, log_score, times, allowed, BudgetParams.of(spec), eta, floor
+    )
     return sent
 
 
 @cached_njit(error_model="numpy")
 def _messages(
-    rows: np.ndarray,
-    log_score: np.ndarray,
-    event_time_us: np.ndarray,
-    may_send: np.ndarray,
+    rows: NDArray[Any],
+    log_score: NDArray[Any],
+    event_time_us: NDArray[Any],
+    may_send: NDArray[Any],
     params: BudgetParams,
-    eta: np.ndarray,
-    floor: np.ndarray,
-) -> np.ndarray:
+    eta: NDArray[Any],
+    floor: NDArray[Any],
+) -> NDArray[Any]:
     sent = np.zeros(log_score.shape, np.bool_)
     for t in range(log_score.shape[0]):
         for i in range(len(rows)):
@@ -171,7 +174,7 @@ def _messages(
     return sent
 
 
-def start_of(log_score: np.ndarray, event_time_us: np.ndarray, spec: BudgetSpec) -> Start:
+def start_of(log_score: NDArray[Any], event_time_us: NDArray[Any], spec: BudgetSpec) -> Start:
     """Return where an entity starts, from its scores on held-out data.
 
     Args:
@@ -183,7 +186,9 @@ def start_of(log_score: np.ndarray, event_time_us: np.ndarray, spec: BudgetSpec)
     return Start(first_threshold(log_score, event_time_us, spec), eta, floor)
 
 
-def first_threshold(log_score: np.ndarray, event_time_us: np.ndarray, spec: BudgetSpec) -> float:
+def first_threshold(
+    log_score: NDArray[Any], event_time_us: NDArray[Any], spec: BudgetSpec
+) -> float:
     """Return the lowest constant threshold that keeps a series within the budget."""
     allowed = spec.per_day * float(event_time_us[-1] - event_time_us[0]) / DAY_US
     levels = np.unique(log_score)
@@ -196,7 +201,7 @@ def first_threshold(log_score: np.ndarray, event_time_us: np.ndarray, spec: Budg
     return float(levels[low])
 
 
-def _count_apart(time_us: np.ndarray, spec: BudgetSpec) -> int:
+def _count_apart(time_us: NDArray[Any], spec: BudgetSpec) -> int:
     """Count the ascending times that remain if each must be a cool-down after the previous one."""
     count = index = 0
     while index < len(time_us):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ArtifactError, TrainingError
 
@@ -30,16 +32,16 @@ class Calibration:
     """Monotone map between scores and rarities."""
 
     #: (G,) float64, ascending scores of the bulk.
-    grid: np.ndarray
+    grid: NDArray[Any]
     #: (G,) float64, log of the rarity N at each score of the grid, ascending from 0.
-    log_rarity: np.ndarray
+    log_rarity: NDArray[Any]
     #: Score at which the Pareto tail begins; share of events in the tail; its shape and scale.
     tail_start: float
     tail_share: float
     tail_shape: float
     tail_scale: float
 
-    def rarity_1_in_n(self, score: np.ndarray) -> np.ndarray:
+    def rarity_1_in_n(self, score: NDArray[Any]) -> NDArray[Any]:
         """Return N such that 1 event in N scores at least this high; float32, 1 to 1e9.
 
         NaN gets the largest N: a score that cannot be compared must not pass as normal.
@@ -50,7 +52,7 @@ class Calibration:
         tail = -np.log(self.tail_share) + self._log_inverse_survival(excess)
         log_n = np.where(exact > self.tail_start, tail, bulk)
         log_n = np.where(np.isnan(exact), np.log(RARITY_MAX), log_n)
-        rarity: np.ndarray = np.exp(np.clip(log_n, 0.0, np.log(RARITY_MAX)))
+        rarity: NDArray[Any] = np.exp(np.clip(log_n, 0.0, np.log(RARITY_MAX)))
         return rarity.astype(np.float32)
 
     def threshold(self, rarity_1_in_n: float) -> float:
@@ -64,13 +66,13 @@ class Calibration:
         excess = self.tail_scale * np.expm1(self.tail_shape * beyond) / self.tail_shape
         return float(self.tail_start + excess)
 
-    def _log_inverse_survival(self, excess: np.ndarray) -> np.ndarray:
+    def _log_inverse_survival(self, excess: NDArray[Any]) -> NDArray[Any]:
         """Return -log P(X > excess) of the standard generalised Pareto distribution."""
         if self.tail_shape < 1e-9:
             return excess
         return np.log1p(self.tail_shape * excess) / self.tail_shape
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the calibration as named arrays for the artifact."""
         tail = [self.tail_start, self.tail_share, self.tail_shape, self.tail_scale]
         return {
@@ -80,7 +82,7 @@ class Calibration:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Calibration:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Calibration:
         """Read what `to_arrays` wrote.
 
         Raises:
@@ -117,7 +119,7 @@ class Calibration:
         }
 
 
-def fit(scores: np.ndarray) -> Calibration:
+def fit(scores: NDArray[Any]) -> Calibration:
     """Fit on held-out scores, pooled over entities; never on scores of training events.
 
     Raises:
@@ -137,7 +139,7 @@ def fit(scores: np.ndarray) -> Calibration:
     return Calibration(grid, log_n, start, 1 - TAIL_LEVEL, shape, scale)
 
 
-def _fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
+def _fit_pareto(peaks: NDArray[Any]) -> tuple[float, float]:
     """Return shape and scale of ascending `peaks` by probability-weighted moments."""
     n = peaks.size
     mean = peaks.mean()

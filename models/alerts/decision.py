@@ -29,10 +29,11 @@ from __future__ import annotations
 
 import math
 from enum import IntFlag
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts import budget
 from streamgauge.models.alerts.budget import BudgetParams, Start
@@ -90,9 +91,9 @@ class AlertRules(NamedTuple):
 
     budget: BudgetParams
     #: (1 + E,) float64 each, by `prior_index`: first threshold, its decay per day, its floor.
-    log_threshold: np.ndarray
-    threshold_rate: np.ndarray
-    floor: np.ndarray
+    log_threshold: NDArray[Any]
+    threshold_rate: NDArray[Any]
+    floor: NDArray[Any]
     #: Events with at least this score are rare.
     rare_score: np.float32
     new_normal_after: int
@@ -123,7 +124,7 @@ class EventAddress(NamedTuple):
     time_us: int
 
 
-def fill_new(rows: np.ndarray, policy: AlertPolicy, rules: AlertRules) -> None:
+def fill_new(rows: NDArray[Any], policy: AlertPolicy, rules: AlertRules) -> None:
     """Write the state before the first event, in place; `prior_index` must be set."""
     for name, *_ in ALERT_FIELDS:
         rows[name] = 0

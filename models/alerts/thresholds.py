@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.budget import ETA_STD, Start, first_threshold
 from streamgauge.models.alerts.policy import BudgetSpec
@@ -27,10 +29,10 @@ class Thresholds:
     """First thresholds on log scores; row 0 for unknown entities, then one row per entity."""
 
     #: (1 + E, B) float64, one column per budget of `PER_DAY`.
-    log_threshold: np.ndarray
+    log_threshold: NDArray[Any]
     #: (1 + E,) float64, standard deviation and median of the log score.
-    deviation: np.ndarray
-    median: np.ndarray
+    deviation: NDArray[Any]
+    median: NDArray[Any]
 
     def start(self, spec: BudgetSpec) -> Start:
         """Return the start of each entity under a budget, arrays (1 + E,)."""
@@ -41,7 +43,7 @@ class Thresholds:
         )
         return Start(log_threshold, ETA_STD * self.deviation, self.median)
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the thresholds as named arrays for the artifact."""
         return {
             "thresholds.theta": self.log_threshold,
@@ -50,7 +52,7 @@ class Thresholds:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], entities: int) -> Thresholds:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], entities: int) -> Thresholds:
         """Read what `to_arrays` wrote for that many `entities`.
 
         Raises:
@@ -70,17 +72,17 @@ class Thresholds:
         return cls(*(arrays[name] for name in shapes))
 
 
-def log_score(score: np.ndarray) -> np.ndarray:
+def log_score(score: NDArray[Any]) -> NDArray[Any]:
     """Return the logarithm of scores, which thresholds apply to; float64.
 
     >>> log_score(np.array([1.0, 0.0])).round(1).tolist()
     [0.0, -20.7]
     """
-    logarithm: np.ndarray = np.log(np.maximum(score, SCORE_MIN, dtype=np.float64))
+    logarithm: NDArray[Any] = np.log(np.maximum(score, SCORE_MIN, dtype=np.float64))
     return logarithm
 
 
-def fit(scores: Sequence[np.ndarray], times_us: Sequence[np.ndarray]) -> Thresholds:
+def fit(scores: Sequence[NDArray[Any]], times_us: Sequence[NDArray[Any]]) -> Thresholds:
     """Fit on held-out scores (T,) of each entity and their ascending times (T,).
 
     An unknown entity starts from the medians over the known ones.
@@ -101,8 +103,8 @@ def fit(scores: Sequence[np.ndarray], times_us: Sequence[np.ndarray]) -> Thresho
 
 
 def _of_entity(
-    log_scores: np.ndarray, time_us: np.ndarray, budgets: Sequence[BudgetSpec]
-) -> np.ndarray:
+    log_scores: NDArray[Any], time_us: NDArray[Any], budgets: Sequence[BudgetSpec]
+) -> NDArray[Any]:
     """Return first thresholds, deviation and median of the log scores of one entity."""
     log_threshold = [first_threshold(log_scores, time_us, spec) for spec in budgets]
     return np.array([*log_threshold, log_scores.std(), np.median(log_scores)])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.calibration import Calibration
 from streamgauge.models.alerts.decision import AlertAction
@@ -21,8 +22,8 @@ class EventScore(NamedTuple):
 
     score: float
     #: (F,) float32 each, as in `models.kernel.buffers.Scratch`.
-    parts: np.ndarray
-    expected: np.ndarray
+    parts: NDArray[Any]
+    expected: NDArray[Any]
 
 
 _Features = list[tuple[str, float | None, float, float]]
@@ -90,7 +91,7 @@ class TransitionBuilder:
         )
 
     def _explain(
-        self, value: np.ndarray, row: Record, scored: EventScore, action: AlertAction
+        self, value: NDArray[Any], row: Record, scored: EventScore, action: AlertAction
     ) -> _Features:
         """Return the features that explain a transition, largest share first."""
         if not action & AlertAction.BASELINE_ACCEPTED:
@@ -102,7 +103,7 @@ class TransitionBuilder:
         share = np.minimum(np.nan_to_num(distance, nan=0.0), np.float32(1e30))
         return self._top(value, row["mean"], share)
 
-    def _top(self, value: np.ndarray, expected: np.ndarray, share: np.ndarray) -> _Features:
+    def _top(self, value: NDArray[Any], expected: NDArray[Any], share: NDArray[Any]) -> _Features:
         top = np.argsort(-share, kind="stable")[: self.TOP_FEATURES]
         total = float(share.sum()) or 1.0
         return [

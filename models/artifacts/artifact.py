@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as tensor_bytes
@@ -183,7 +184,7 @@ def _statistics(
     calibration: Calibration,
     thresholds: Thresholds,
     drift_reference: DriftReference,
-) -> dict[str, np.ndarray]:
+) -> dict[str, NDArray[Any]]:
     """Return all arrays except the weights, by name."""
     priors, scores = forecaster.priors, forecaster.score_priors
     arrays = {
@@ -207,8 +208,8 @@ def _statistics(
 def _forecaster(
     schema: Schema,
     manifest: Mapping[str, Any],
-    weights: Mapping[str, np.ndarray],
-    statistics: Mapping[str, np.ndarray],
+    weights: Mapping[str, NDArray[Any]],
+    statistics: Mapping[str, NDArray[Any]],
 ) -> Forecaster:
     """Build the forecaster of an artifact, and check the shapes of its statistics."""
     model = dict(manifest["model"])
@@ -279,7 +280,9 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def _read_tensors(directory: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _read_tensors(
+    directory: Path, name: str, manifest: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
     """Verify a safetensors file and its header, then parse it."""
     entry = manifest.get("files", {}).get(name)
     if not isinstance(entry, dict):

@@ -24,8 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ArtifactError
 from streamgauge.models.events.schema import Schema
@@ -43,9 +45,9 @@ class ScorePriors:
     """Where residual scales and the smoothed score of an entity start."""
 
     #: (RESIDUALS, F) float32, for unknown entities.
-    scale: np.ndarray
+    scale: NDArray[Any]
     #: (E, RESIDUALS, F) float32, in the order of `Priors.entity_ids`.
-    entity_scale: np.ndarray
+    entity_scale: NDArray[Any]
     #: Typical score on normal data.
     score: float
 
@@ -55,17 +57,17 @@ class Scores:
     """The results of one event of each of B entities."""
 
     #: (B,) float32, smoothed; high is anomalous.
-    score: np.ndarray
+    score: NDArray[Any]
     #: (B, F) float32, contribution of each feature to the unsmoothed score, before the mean.
-    parts: np.ndarray
+    parts: NDArray[Any]
     #: (B, F) float32, raw units, the forecast made before the event.
-    expected: np.ndarray
+    expected: NDArray[Any]
     #: (B,) float32, negative log-likelihood per observed feature, residuals capped.
-    loss: np.ndarray
+    loss: NDArray[Any]
     #: (B,) float32, mean squared step from the previous event, standard units, capped.
-    change: np.ndarray
+    change: NDArray[Any]
     #: (B, RESIDUALS, F) float32, squared residuals before scaling, for training.
-    residuals: np.ndarray
+    residuals: NDArray[Any]
 
 
 def weight_shapes(spec: ForecasterSpec, features: int) -> dict[str, tuple[int, ...]]:
@@ -102,7 +104,7 @@ class Forecaster:
         self,
         schema: Schema,
         spec: ForecasterSpec,
-        weights: Mapping[str, np.ndarray],
+        weights: Mapping[str, NDArray[Any]],
         *,
         linear: Linear,
         priors: Priors,
@@ -130,7 +132,7 @@ class Forecaster:
         self.scratch, self._group = Scratch.of(schema.bounds(), spec.hidden), EventGroup.new()
         self._step_scratch = Scratch.of(schema.bounds(), spec.hidden, keeps_residuals=True)
 
-    def fill_new(self, rows: np.ndarray, entity_ids: Sequence[str]) -> None:
+    def fill_new(self, rows: NDArray[Any], entity_ids: Sequence[str]) -> None:
         """Write the state of entities before their first event, in place.
 
         An entity of the training data starts from its statistics there, any other from the pool.
@@ -164,7 +166,7 @@ class Forecaster:
         row["smoothed_fast"] = row["smoothed_slow"] = self.score_priors.score**2
 
     def step(
-        self, x: np.ndarray, rows: np.ndarray, event_time_us: np.ndarray, learn: np.ndarray
+        self, x: NDArray[Any], rows: NDArray[Any], event_time_us: NDArray[Any], learn: NDArray[Any]
     ) -> Scores:
         """Score one event per row, then advance `rows` past it, in place.
 
@@ -196,7 +198,7 @@ class Forecaster:
 
 
 def _check_weights(
-    weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+    weights: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse weights that do not fit the shape of the model or are not finite."""
     for name, shape in expected.items():

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ConfigError
 
@@ -44,19 +46,19 @@ class Priors:
     """The statistics that an entity starts from: pooled, or from its training data."""
 
     #: (F,) float32 mean and variance for unknown entities.
-    mean: np.ndarray
-    var: np.ndarray
+    mean: NDArray[Any]
+    var: NDArray[Any]
     #: (1 + E, F) float32, lower bounds of standard deviations: for unknown entities, then for each
     #: known entity.
-    std_floor: np.ndarray
+    std_floor: NDArray[Any]
     #: Known entities, in the order of the arrays below.
     entity_ids: tuple[str, ...]
     #: (E, F) float32 each.
-    entity_mean: np.ndarray
-    entity_var: np.ndarray
+    entity_mean: NDArray[Any]
+    entity_var: NDArray[Any]
 
 
-def fit_priors(entity_ids: Sequence[str], values: Sequence[np.ndarray]) -> Priors:
+def fit_priors(entity_ids: Sequence[str], values: Sequence[NDArray[Any]]) -> Priors:
     """Return statistics of each entity's raw `values` (T, F), NaN where missing, and their pool.
 
     Sums are float64: with raw counters of 1e9, float32 has no digits left for a variance.
@@ -79,7 +81,7 @@ def fit_priors(entity_ids: Sequence[str], values: Sequence[np.ndarray]) -> Prior
     )
 
 
-def _std_floor(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+def _std_floor(mean: NDArray[Any], var: NDArray[Any]) -> NDArray[Any]:
     """Return lower bounds of standard deviations (1 + E, F) of the pool and of each entity.
 
     The bound of an entity follows from its deviation. One feature may stand for quantities of
@@ -94,7 +96,7 @@ def _std_floor(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
     return np.where(var > 0, floor, floor[:1])
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return mean and variance (F,) of the finite values of each column; 0 without any."""
     observed = np.isfinite(values)
     count = np.maximum(observed.sum(axis=0), 1)  # (F,)
@@ -110,7 +112,7 @@ class Normaliser:
     def __init__(
         self,
         spec: NormaliserSpec,
-        bounds: tuple[np.ndarray, np.ndarray],
+        bounds: tuple[NDArray[Any], NDArray[Any]],
         rows: int,
     ) -> None:
         self.spec = spec
@@ -120,13 +122,13 @@ class Normaliser:
 
     def standardise(
         self,
-        x: np.ndarray,
-        mean: np.ndarray,
-        var: np.ndarray,
+        x: NDArray[Any],
+        mean: NDArray[Any],
+        var: NDArray[Any],
         *,
-        weight: np.ndarray,
-        z: np.ndarray,
-        std: np.ndarray,
+        weight: NDArray[Any],
+        z: NDArray[Any],
+        std: NDArray[Any],
     ) -> None:
         """Write standard values to `z` and the standard deviations used to `std`.
 
@@ -152,14 +154,14 @@ class Normaliser:
 
     def learn(
         self,
-        z: np.ndarray,
-        std: np.ndarray,
-        gain: np.ndarray,
+        z: NDArray[Any],
+        std: NDArray[Any],
+        gain: NDArray[Any],
         *,
-        mean: np.ndarray,
-        var: np.ndarray,
-        weight: np.ndarray,
-        var_floor: np.ndarray,
+        mean: NDArray[Any],
+        var: NDArray[Any],
+        weight: NDArray[Any],
+        var_floor: NDArray[Any],
     ) -> None:
         """Learn from the events of `standardise`, in place.
 
@@ -191,10 +193,10 @@ class Normaliser:
         var *= scratch
         np.maximum(var, var_floor, out=var)
 
-    def spread_rate(self, weight: np.ndarray) -> np.ndarray:
+    def spread_rate(self, weight: NDArray[Any]) -> NDArray[Any]:
         """Return the learning rate of variances and residual scales, which start from a prior."""
         prior = np.float32(self.spec.prior_events)
-        rate: np.ndarray = np.maximum(
+        rate: NDArray[Any] = np.maximum(
             np.float32(1.0) / (weight + prior), np.float32(self.spec.rate_min)
         )
         return rate

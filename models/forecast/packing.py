@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.forecast.spec import ForecasterSpec
 from streamgauge.models.kernel.buffers import ModelParams, PackedNetwork
@@ -31,11 +33,11 @@ def pack_params(spec: ForecasterSpec, features: int) -> ModelParams:
 
 def pack_network(
     spec: ForecasterSpec,
-    weights: Mapping[str, np.ndarray],
-    coefficients: np.ndarray,
+    weights: Mapping[str, NDArray[Any]],
+    coefficients: NDArray[Any],
     *,
-    std_floor: np.ndarray,
-    dtype: np.dtype,
+    std_floor: NDArray[Any],
+    dtype: np.dtype[Any],
 ) -> PackedNetwork:
     """Lay out a model for compiled code.
 
@@ -47,7 +49,7 @@ def pack_network(
         dtype: record of an entity's row.
     """
 
-    def biased(name: str, suffix: str = "") -> np.ndarray:
+    def biased(name: str, suffix: str = "") -> NDArray[Any]:
         weight, bias = weights[f"{name}weight{suffix}"], weights[f"{name}bias{suffix}"]
         return np.hstack([weight, bias[:, None]])
 

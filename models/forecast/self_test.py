@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.errors import ArtifactError
 from streamgauge.models.forecast.forecaster import Forecaster, Scores
@@ -48,7 +50,7 @@ def self_test(forecaster: Forecaster) -> str:
     return hashlib.sha256(expected).hexdigest()
 
 
-def _sequences(forecaster: Forecaster, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _sequences(forecaster: Forecaster, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the known sequence (EVENTS, F), and neighbours (EVENTS, rows, F) with NaN rows."""
     rng = np.random.Generator(np.random.PCG64(SEED))
     priors = forecaster.priors
@@ -62,7 +64,7 @@ def _sequences(forecaster: Forecaster, rows: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _run(
-    forecaster: Forecaster, known: np.ndarray, neighbours: np.ndarray, probes: np.ndarray
+    forecaster: Forecaster, known: NDArray[Any], neighbours: NDArray[Any], probes: NDArray[Any]
 ) -> list[tuple[int, bytes]]:
     """Score the known sequence in the rows `probes`; returns each row and the bytes it gave."""
     count = neighbours.shape[1]

@@ -5,9 +5,9 @@ The live scorer steps blocks instead, in which entities repeat (`models.scoring.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.kernel.buffers import EventGroup, PackedNetwork, Scratch
 from streamgauge.models.kernel.step import step_group
@@ -19,23 +19,23 @@ class BatchResults(NamedTuple):
     """The results of B events, as in `Scratch`; float32."""
 
     #: (B,) each.
-    score: np.ndarray
-    loss: np.ndarray
-    change: np.ndarray
+    score: NDArray[Any]
+    loss: NDArray[Any]
+    change: NDArray[Any]
     #: (B, F) flat each.
-    part: np.ndarray
-    expected: np.ndarray
+    part: NDArray[Any]
+    expected: NDArray[Any]
     #: (B, RESIDUALS, F) flat.
-    residuals: np.ndarray
+    residuals: NDArray[Any]
 
 
 @cached_njit(error_model="numpy")
 def score_rows(
-    heads: np.ndarray,
-    floats: np.ndarray,
-    x: np.ndarray,
-    event_time_us: np.ndarray,
-    learn: np.ndarray,
+    heads: NDArray[Any],
+    floats: NDArray[Any],
+    x: NDArray[Any],
+    event_time_us: NDArray[Any],
+    learn: NDArray[Any],
     network: PackedNetwork,
     scratch: Scratch,
     group: EventGroup,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.simd.matmul import COLUMNS, LANES
 from streamgauge.models.state.entity_row import RESIDUALS, Vectors
@@ -31,25 +32,25 @@ class PackedNetwork(NamedTuple):
     vectors: Vectors
     params: ModelParams
     #: Packed (2F + 3H, H + 1): mean and log sigma, reset, update and new gate from hidden.
-    from_hidden: np.ndarray
+    from_hidden: NDArray[Any]
     #: Packed (3H, F + 1): the same gates from the event.
-    from_event: np.ndarray
+    from_event: NDArray[Any]
     #: (1 + E, L, F) coefficients and (1 + E, F) smallest variances, flat; index 0 is the fleet.
-    coefficients: np.ndarray
-    var_floors: np.ndarray
+    coefficients: NDArray[Any]
+    var_floors: NDArray[Any]
 
 
 class EventGroup(NamedTuple):
     """One event each of up to `LANES` entities; arrays (LANES,)."""
 
     #: int64, row of the entity in the table. All rows are different.
-    rows: np.ndarray
+    rows: NDArray[Any]
     #: int64, index of the event in the block.
-    events: np.ndarray
+    events: NDArray[Any]
     #: bool; False leaves statistics and scales unchanged.
-    learn: np.ndarray
+    learn: NDArray[Any]
     #: int64, rows of the next group, to prefetch.
-    next_rows: np.ndarray
+    next_rows: NDArray[Any]
 
     @classmethod
     def new(cls) -> EventGroup:
@@ -66,44 +67,44 @@ class Scratch(NamedTuple):
     """Memory of one group, and its results; float32 except where stated."""
 
     #: (F,) each, bounds of raw values.
-    lower: np.ndarray
-    upper: np.ndarray
+    lower: NDArray[Any]
+    upper: NDArray[Any]
     #: (LANES,) int64, where the hidden vectors begin in the table, and the events in `event`.
-    hidden_at: np.ndarray
-    event_at: np.ndarray
+    hidden_at: NDArray[Any]
+    event_at: NDArray[Any]
     #: (LANES,) int64, part of the day.
-    season: np.ndarray
+    season: NDArray[Any]
     #: (LANES, F) flat, standard values.
-    event: np.ndarray
+    event: NDArray[Any]
     #: (LANES, M) flat, products with either matrix; M is a multiple of `COLUMNS`.
-    from_hidden: np.ndarray
-    from_event: np.ndarray
+    from_hidden: NDArray[Any]
+    from_event: NDArray[Any]
     #: (LANES,): smoothed score, high is anomalous; negative log-likelihood per observed feature,
     #: residuals capped; mean squared step from the previous event in standard units, capped at
     #: `CHANGE_CAP` per feature, 0 without a comparison.
-    score: np.ndarray
-    loss: np.ndarray
-    change: np.ndarray
+    score: NDArray[Any]
+    loss: NDArray[Any]
+    change: NDArray[Any]
     #: (LANES, F) flat: contribution of each feature to the unsmoothed score, before the mean over
     #: features; and the forecast made before the event, raw units.
-    part: np.ndarray
-    expected: np.ndarray
+    part: NDArray[Any]
+    expected: NDArray[Any]
     #: (LANES, RESIDUALS, F) flat, squared residuals before scaling. Empty unless requested, because
     #: writing them takes time.
-    residuals: np.ndarray
+    residuals: NDArray[Any]
 
     @classmethod
     def of(
-        cls, bounds: tuple[np.ndarray, np.ndarray], hidden: int, keeps_residuals: bool = False
+        cls, bounds: tuple[NDArray[Any], NDArray[Any]], hidden: int, keeps_residuals: bool = False
     ) -> Scratch:
         """Allocate memory for one group of a model with these bounds (F,) of raw values."""
         features = len(bounds[0])
         lower, upper = (np.ascontiguousarray(bound, np.float32) for bound in bounds)
 
-        def per_event(count: int = 1) -> np.ndarray:
+        def per_event(count: int = 1) -> NDArray[Any]:
             return np.zeros(LANES * count, np.float32)
 
-        def products(count: int) -> np.ndarray:
+        def products(count: int) -> NDArray[Any]:
             return per_event(-(-count // COLUMNS) * COLUMNS)
 
         return cls(

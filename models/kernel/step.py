@@ -11,10 +11,11 @@ that neighbours do not matter, in every lane, and that the bits equal those in t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from streamgauge.models.kernel.buffers import EventGroup, ModelParams, PackedNetwork, Scratch
 from streamgauge.models.kernel.season import season_bin
@@ -95,10 +96,10 @@ class _Event(NamedTuple):
 
 @njit(error_model="numpy")
 def step_group(
-    heads: np.ndarray,
-    floats: np.ndarray,
-    x: np.ndarray,
-    event_time_us: np.ndarray,
+    heads: NDArray[Any],
+    floats: NDArray[Any],
+    x: NDArray[Any],
+    event_time_us: NDArray[Any],
     group: EventGroup,
     count: int,
     width: int,
@@ -147,7 +148,7 @@ def step_group(
 
 @njit(error_model="numpy", inline="always")
 def _addresses_of(
-    floats: np.ndarray, x: np.ndarray, network: PackedNetwork, scratch: Scratch
+    floats: NDArray[Any], x: NDArray[Any], network: PackedNetwork, scratch: Scratch
 ) -> _Addresses:
     """Return the addresses of the arrays; numba would count references to arrays per event."""
     features = len(scratch.lower)

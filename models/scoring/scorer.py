@@ -16,8 +16,11 @@ entities, erasures, expiry and transitions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts import decision
 from streamgauge.models.alerts.decision import AlertAction, AlertRules
@@ -77,7 +80,7 @@ class Scorer:
         return Scorer(self._artifact, scoring, alerts)
 
     def step(
-        self, table: EntityTable, block: Block, clock_us: np.ndarray | None = None
+        self, table: EntityTable, block: Block, clock_us: NDArray[Any] | None = None
     ) -> ScoredBlock:
         """Score `block` and advance `table`, in place.
 
@@ -104,7 +107,7 @@ class Scorer:
         return self._finish(run)
 
     def _step_groups(
-        self, table: EntityTable, run: _Run, order: np.ndarray, starts: np.ndarray
+        self, table: EntityTable, run: _Run, order: NDArray[Any], starts: NDArray[Any]
     ) -> None:
         """Step all groups of a block; see `models.scoring.waves.arrange`."""
         clocks = _clocks(table)
@@ -149,7 +152,9 @@ class Scorer:
             float(scratch.score[lane]), scratch.part[features], scratch.expected[features]
         )
 
-    def _restart(self, table: EntityTable, run: _Run, clocks: Clocks, indices: np.ndarray) -> None:
+    def _restart(
+        self, table: EntityTable, run: _Run, clocks: Clocks, indices: NDArray[Any]
+    ) -> None:
         """Restart the entities of a group that are erased or whose state has expired."""
         for event in indices.tolist():
             index = int(run.table_row[event])
@@ -187,7 +192,7 @@ class Scorer:
         if is_gone.any():
             table.retain(np.flatnonzero(~is_gone))
 
-    def _find_rows(self, table: EntityTable, names: list[str]) -> np.ndarray:
+    def _find_rows(self, table: EntityTable, names: list[str]) -> NDArray[Any]:
         """Return the rows of `names`, and admit new entities while the shard has room."""
         rows = table.find(names)
         new = np.flatnonzero(rows < 0)
@@ -200,7 +205,7 @@ class Scorer:
             self._fill_new(table.rows[rows[new[0]] : len(table)], admitted)
         return rows
 
-    def _fill_new(self, rows: np.ndarray, names: list[str]) -> None:
+    def _fill_new(self, rows: NDArray[Any], names: list[str]) -> None:
         """Write the state of the entities `names` before their first event into zeroed rows."""
         self._forecaster.fill_new(rows, names)
         decision.fill_new(rows, self._alerts, self._rules)
@@ -236,7 +241,7 @@ class Scorer:
 class _Run:
     """The results of one block while its groups are stepped."""
 
-    def __init__(self, block: Block, table_row: np.ndarray, clock_us: np.ndarray) -> None:
+    def __init__(self, block: Block, table_row: NDArray[Any], clock_us: NDArray[Any]) -> None:
         self.block = block
         #: (N,) row of each event's entity in the table; -1 if it has none.
         self.table_row = table_row
@@ -254,14 +259,14 @@ class _Run:
         self.erasures = np.flatnonzero(block.row == ERASURE)
         self.results = EventResults.of(len(block))
         self.transitions: list[Transition] = []
-        self.aside: dict[str, list[np.ndarray]] = {}
+        self.aside: dict[str, list[NDArray[Any]]] = {}
 
-    def set_aside(self, reason: str, events: np.ndarray) -> None:
+    def set_aside(self, reason: str, events: NDArray[Any]) -> None:
         """Set the events at these indices aside."""
         if len(events):
             self.aside.setdefault(reason, []).append(events)
 
-    def not_scored(self) -> np.ndarray:
+    def not_scored(self) -> NDArray[Any]:
         """Return the indices of erasures and of events set aside."""
         parts = [events for parts in self.aside.values() for events in parts]
         return np.concatenate([self.erasures, *parts])

@@ -10,10 +10,11 @@ and after a group with an alert action.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts.decision import AlertRules, EventAddress, decide, may_learn
 from streamgauge.models.blocks.block import ERASURE
@@ -33,21 +34,21 @@ class BlockEvents(NamedTuple):
 
     partition: int
     #: (N * F,) float32, and (N,) int64, int64, int32: as in the block.
-    features: np.ndarray
-    event_time_us: np.ndarray
-    offset: np.ndarray
-    row: np.ndarray
+    features: NDArray[Any]
+    event_time_us: NDArray[Any]
+    offset: NDArray[Any]
+    row: NDArray[Any]
     #: (N,) int64, the clock of the block's partition at each event.
-    clock_us: np.ndarray
+    clock_us: NDArray[Any]
     #: (N,) int64, row of each event's entity in the table; -1 if it has none.
-    table_row: np.ndarray
+    table_row: NDArray[Any]
 
 
 class Clocks(NamedTuple):
     """The clock of each partition: (P,) int64 both."""
 
-    partition: np.ndarray
-    now_us: np.ndarray
+    partition: NDArray[Any]
+    now_us: NDArray[Any]
 
 
 class WavePolicy(NamedTuple):
@@ -63,9 +64,9 @@ class Decisions(NamedTuple):
     """What was decided of a group; arrays (LANES,)."""
 
     #: int64, `AlertAction`.
-    action: np.ndarray
+    action: NDArray[Any]
     #: float64, threshold that the log score had to exceed for a message.
-    threshold: np.ndarray
+    threshold: NDArray[Any]
 
     @classmethod
     def new(cls) -> Decisions:
@@ -76,12 +77,12 @@ class Decisions(NamedTuple):
 class EventResults(NamedTuple):
     """The results of N events: float32, float32, uint8, float32, uint8."""
 
-    score: np.ndarray
-    loss: np.ndarray
-    verdict: np.ndarray
-    confidence: np.ndarray
+    score: NDArray[Any]
+    loss: NDArray[Any]
+    verdict: NDArray[Any]
+    confidence: NDArray[Any]
     #: `ON_TIME`, `LATE_SCORED` or `LATE_SET_ASIDE`.
-    lateness: np.ndarray
+    lateness: NDArray[Any]
 
     @classmethod
     def of(cls, count: int) -> EventResults:
@@ -97,8 +98,8 @@ class EventResults(NamedTuple):
 
 @cached_njit()
 def arrange(
-    code: np.ndarray, table_row: np.ndarray, entities: int
-) -> tuple[np.ndarray, np.ndarray]:
+    code: NDArray[Any], table_row: NDArray[Any], entities: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Put events into waves, each in offset order, and waves into groups of `LANES`.
 
     Args:
@@ -155,7 +156,7 @@ def _is_silent(head: Record, now_us: int, ttl_us: int) -> bool:
 
 
 @cached_njit()
-def are_silent(heads: np.ndarray, clocks: Clocks, ttl_us: int) -> np.ndarray:
+def are_silent(heads: NDArray[Any], clocks: Clocks, ttl_us: int) -> NDArray[Any]:
     """Return which entities (N,) their next event would restart, whatever its event time."""
     silent = np.zeros(len(heads), np.bool_)
     for i in range(len(heads)):
@@ -182,8 +183,8 @@ def is_expired(head: Record, event: int, events: BlockEvents, clocks: Clocks, tt
 
 @njit(error_model="numpy", inline="always")
 def _admit(
-    heads: np.ndarray,
-    indices: np.ndarray,
+    heads: NDArray[Any],
+    indices: NDArray[Any],
     events: BlockEvents,
     policy: WavePolicy,
     group: EventGroup,
@@ -212,7 +213,7 @@ def _admit(
 
 @njit(inline="always")
 def _look_ahead(
-    order: np.ndarray, first: int, table_row: np.ndarray, next_rows: np.ndarray
+    order: NDArray[Any], first: int, table_row: NDArray[Any], next_rows: NDArray[Any]
 ) -> None:
     """Write the rows of the group whose events begin at `first`."""
     for lane in range(LANES):
@@ -221,7 +222,7 @@ def _look_ahead(
 
 @njit(error_model="numpy", inline="always")
 def _decide_lane(
-    heads: np.ndarray,
+    heads: NDArray[Any],
     lane: int,
     events: BlockEvents,
     policy: WavePolicy,
@@ -248,10 +249,10 @@ def _decide_lane(
 @cached_njit(error_model="numpy")
 def step_waves(
     first: int,
-    starts: np.ndarray,
-    order: np.ndarray,
-    heads: np.ndarray,
-    floats: np.ndarray,
+    starts: NDArray[Any],
+    order: NDArray[Any],
+    heads: NDArray[Any],
+    floats: NDArray[Any],
     events: BlockEvents,
     clocks: Clocks,
     policy: WavePolicy,

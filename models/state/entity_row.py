@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 #: Residuals with separate scales: that of the forecast, and that of its linear part.
 RESIDUALS = 2
@@ -60,7 +61,7 @@ ALERT_FIELDS: tuple[Field, ...] = (
 )
 
 
-def _aligned(fields: tuple[Field, ...]) -> np.dtype:
+def _aligned(fields: tuple[Field, ...]) -> np.dtype[Any]:
     """Return a little-endian record of `fields`, widest first, without gaps or padding.
 
     numpy leaves gaps undefined when it copies records, so equal rows would differ in them.
@@ -86,7 +87,7 @@ class Vectors(NamedTuple):
     season_weight: int
 
 
-def row_dtype(features: int, hidden: int, lags: int, seasons: int) -> np.dtype:
+def row_dtype(features: int, hidden: int, lags: int, seasons: int) -> np.dtype[Any]:
     """Return the record of one entity under a model of that shape."""
     f = features
     vectors: tuple[Field, ...] = (
@@ -104,23 +105,23 @@ def row_dtype(features: int, hidden: int, lags: int, seasons: int) -> np.dtype:
     return np.dtype([*head, *vectors, *padding], align=True)
 
 
-def vectors_of(dtype: np.dtype) -> Vectors:
+def vectors_of(dtype: np.dtype[Any]) -> Vectors:
     """Return where the vectors of rows of `dtype` begin."""
     assert dtype.fields is not None
     return Vectors(*(dtype.fields[name][1] // 4 for name in Vectors._fields))
 
 
-def heads(rows: np.ndarray) -> np.ndarray:
+def heads(rows: NDArray[Any]) -> NDArray[Any]:
     """View `rows` (N,) as their heads (N,)."""
     return np.ndarray((len(rows),), HEAD, rows.view(np.uint8).data, 0, (rows.itemsize,))
 
 
-def floats(rows: np.ndarray) -> np.ndarray:
+def floats(rows: NDArray[Any]) -> NDArray[Any]:
     """View `rows` (N,) as the floats that they consist of, (N * W,) float32."""
     return rows.view(np.float32)
 
 
-def as_bytes(rows: np.ndarray) -> np.ndarray:
+def as_bytes(rows: NDArray[Any]) -> NDArray[Any]:
     """View records as opaque bytes, to copy them.
 
     numpy copies records field by field. Copying opaque bytes is 4 to 30 times as fast.
@@ -129,5 +130,5 @@ def as_bytes(rows: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _bytes(size: int) -> np.dtype:
+def _bytes(size: int) -> np.dtype[Any]:
     return np.dtype((np.void, size))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.state.entity_row import as_bytes
@@ -21,7 +23,7 @@ class Layout:
     """The fields of a row, and the schema and artifact that they belong to."""
 
     #: numpy record of one entity.
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     #: Schema fingerprint, 16 hex digits.
     schema_fingerprint: str
     #: Artifact digest, 64 hex digits.
@@ -30,7 +32,7 @@ class Layout:
     layout_hash: bytes
 
     @classmethod
-    def of(cls, dtype: np.dtype, schema_fingerprint: str, digest: str) -> Layout:
+    def of(cls, dtype: np.dtype[Any], schema_fingerprint: str, digest: str) -> Layout:
         """Return the layout of records of `dtype`, see `models.state.entity_row`."""
         return cls(
             dtype,
@@ -54,12 +56,12 @@ class EntityTable:
     def __len__(self) -> int:
         return len(self.entity_ids)
 
-    def find(self, names: Iterable[str]) -> np.ndarray:
+    def find(self, names: Iterable[str]) -> NDArray[Any]:
         """Return the rows (U,) int64 of `names`, -1 for those not in the table."""
         row_of = self._index.get
         return np.array([row_of(name, -1) for name in names], np.int64)
 
-    def add(self, names: Sequence[str]) -> np.ndarray:
+    def add(self, names: Sequence[str]) -> NDArray[Any]:
         """Add a zeroed row for each of `names`, which must be new; returns the rows (U,)."""
         first = len(self.entity_ids)
         self._grow(first + len(names))
@@ -67,12 +69,12 @@ class EntityTable:
         self.entity_ids.extend(names)
         return np.arange(first, first + len(names))
 
-    def take(self, rows: np.ndarray) -> None:
+    def take(self, rows: NDArray[Any]) -> None:
         """Use `rows` as the memory of an empty table."""
         self.rows = rows
         self._grow(ROWS_MIN)
 
-    def fill(self, names: Sequence[str], rows: np.ndarray) -> None:
+    def fill(self, names: Sequence[str], rows: NDArray[Any]) -> None:
         """Replace the whole content by `rows` (R,) of the entities `names`."""
         self.entity_ids, self._index = [], {}
         # New zeroed memory: a later entity must not get the state of one that was dropped.
@@ -80,7 +82,7 @@ class EntityTable:
         self.add(names)
         as_bytes(self.rows)[: len(names)] = as_bytes(rows)
 
-    def retain(self, retained: np.ndarray) -> None:
+    def retain(self, retained: NDArray[Any]) -> None:
         """Drop all rows except those at the indices `retained` (ascending); indices change."""
         rows = as_bytes(self.rows)[retained].view(self.layout.dtype)
         names = [self.entity_ids[i] for i in retained.tolist()]

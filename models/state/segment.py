@@ -27,8 +27,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.errors import StateDamagedError, StateFormatError
@@ -100,7 +102,7 @@ class SnapshotReader:
         self._layout = layout
         self._clocks: dict[int, PartitionClock] = {}
         self._names: dict[int, list[str]] = {}  # by first row
-        self._rows: np.ndarray | None = None
+        self._rows: NDArray[Any] | None = None
         self._read_rows = 0
 
     def add(self, body: bytes) -> None:

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from streamgauge.models.blocks.event_clock import PartitionClock
 from streamgauge.models.errors import StateDamagedError, StateFormatError
@@ -233,7 +234,7 @@ def _checksum(data: bytes, at: int) -> bytes:
     return b"%08x" % zlib.crc32(rest, zlib.crc32(_NO_CHECK, zlib.crc32(memoryview(data)[:at])))
 
 
-def _column(values: np.ndarray) -> pa.Array:
+def _column(values: NDArray[Any]) -> pa.Array:
     """Return a field (N, ...) of the records as an Arrow column."""
     if values.ndim == 1:
         return pa.array(np.ascontiguousarray(values))
@@ -254,9 +255,9 @@ def _table(columns: pa.Table, name: str, layout: Layout) -> EntityTable:
     return table
 
 
-def _values(column: Any, field: str, like: np.ndarray, name: str) -> np.ndarray:
+def _values(column: Any, field: str, like: NDArray[Any], name: str) -> NDArray[Any]:
     flat = column.flatten() if isinstance(column.type, pa.FixedSizeListType) else column
-    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
+    values: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
     if values.size != like.size or values.dtype != like.dtype:
         raise StateFormatError(
             f"{name}: {field} must be {like.dtype} {like.shape}; "

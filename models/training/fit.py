@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.alerts import calibration, thresholds
 from streamgauge.models.alerts.calibration import Calibration
@@ -53,11 +55,11 @@ class Prepared:
     linear: Linear
     #: Standard values and linear forecasts of the training part: of all series as known entities,
     #: then of all series as new entities.
-    train_z: list[np.ndarray]
-    train_linear: list[np.ndarray]
+    train_z: list[NDArray[Any]]
+    train_linear: list[NDArray[Any]]
     #: The same of the held-out part, as known entities.
-    held_out_z: list[np.ndarray]
-    held_out_linear: list[np.ndarray]
+    held_out_z: list[NDArray[Any]]
+    held_out_linear: list[NDArray[Any]]
 
 
 def prepare(
@@ -101,13 +103,13 @@ def prepare(
     )
 
 
-def _linear_forecasts(parts: Sequence[np.ndarray], skip: Linear) -> list[np.ndarray]:
+def _linear_forecasts(parts: Sequence[NDArray[Any]], skip: Linear) -> list[NDArray[Any]]:
     """Forecast the part of each entity with its coefficients."""
     pairs = zip(parts, skip.entity, strict=True)
     return [linear.forecast(filled(z), coefficients) for z, coefficients in pairs]
 
 
-def filled(z: np.ndarray) -> np.ndarray:
+def filled(z: NDArray[Any]) -> NDArray[Any]:
     """Return `z` with missing values replaced by the last observed one, 0 before the first.
 
     >>> filled(np.array([[np.nan], [2.0], [np.nan]])).tolist()
@@ -120,7 +122,7 @@ def filled(z: np.ndarray) -> np.ndarray:
 
 
 def build(
-    prepared: Prepared, spec: ForecasterSpec, network: Mapping[str, np.ndarray]
+    prepared: Prepared, spec: ForecasterSpec, network: Mapping[str, NDArray[Any]]
 ) -> Forecaster:
     """Return the forecaster of trained weights, with residual scales of the training part."""
     entities, f = len(prepared.priors.entity_ids), prepared.schema.size
@@ -132,7 +134,7 @@ def build(
     unscaled = _forecaster(prepared, spec, network, ones)
     sums, events = np.zeros((entities, RESIDUALS, f)), np.zeros(entities)
 
-    def add(first: int, live: np.ndarray, residuals: np.ndarray) -> None:
+    def add(first: int, live: NDArray[Any], residuals: NDArray[Any]) -> None:
         at = first + np.flatnonzero(live)
         sums[at] += np.minimum(residuals[live], SCALE_CAP)
         events[at] += 1
@@ -146,7 +148,7 @@ def build(
 def _forecaster(
     prepared: Prepared,
     spec: ForecasterSpec,
-    network: Mapping[str, np.ndarray],
+    network: Mapping[str, NDArray[Any]],
     scores: ScorePriors,
 ) -> Forecaster:
     return Forecaster(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamgauge.models.kernel.step import LOG_SIGMA_MAX, LOG_SIGMA_MIN
@@ -38,7 +40,7 @@ class Network(nn.Module):
         # Mixed precision ends here. Without it, `float` returns the tensor itself.
         return self.mean(outputs).float(), log_sigma.float(), hidden.float()
 
-    def weights(self) -> dict[str, np.ndarray]:
+    def weights(self) -> dict[str, NDArray[Any]]:
         """Return the weights named as in `models.forecast.forecaster.weight_shapes`."""
         tensors = {name: t.detach().cpu().numpy() for name, t in self.state_dict().items()}
         return {name.replace("_l0", ""): array.copy() for name, array in tensors.items()}

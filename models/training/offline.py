@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgauge.models.events.schema import Schema
 from streamgauge.models.events.series import Series
@@ -18,7 +20,7 @@ from streamgauge.models.forecast.normaliser import Normaliser, NormaliserSpec, P
 
 ROWS = 64  # series scored side by side
 
-Watch = Callable[[int, np.ndarray, np.ndarray], None]
+Watch = Callable[[int, NDArray[Any], NDArray[Any]], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +28,15 @@ class SeriesScores:
     """The scores of one series."""
 
     #: (T,) float32, smoothed.
-    score: np.ndarray
+    score: NDArray[Any]
     #: (T,) float32, negative log-likelihood per event.
-    loss: np.ndarray
+    loss: NDArray[Any]
 
 
 def score_series(
     forecaster: Forecaster,
     series: Sequence[Series],
-    rows: np.ndarray | None = None,
+    rows: NDArray[Any] | None = None,
     *,
     learn: bool = True,
     watch: Watch | None = None,
@@ -59,7 +61,7 @@ def score_series(
     return results
 
 
-def new_rows(forecaster: Forecaster, entity_ids: Sequence[str]) -> np.ndarray:
+def new_rows(forecaster: Forecaster, entity_ids: Sequence[str]) -> NDArray[Any]:
     """Return entity states before the first event, (N,) structured."""
     rows = np.zeros(len(entity_ids), forecaster.dtype)
     forecaster.fill_new(rows, entity_ids)
@@ -69,9 +71,9 @@ def new_rows(forecaster: Forecaster, entity_ids: Sequence[str]) -> np.ndarray:
 def _score_side_by_side(
     forecaster: Forecaster,
     series: Sequence[Series],
-    rows: np.ndarray,
+    rows: NDArray[Any],
     learn: bool,
-    watch: Callable[[np.ndarray, np.ndarray], None] | None,
+    watch: Callable[[NDArray[Any], NDArray[Any]], None] | None,
 ) -> list[SeriesScores]:
     """Score up to `ROWS` series side by side; a row does not change after its series ends."""
     lengths = np.array([len(each.values) for each in series])
@@ -103,9 +105,9 @@ def standardise_series(
     spec: NormaliserSpec,
     priors: Priors,
     *,
-    values: Sequence[np.ndarray],
+    values: Sequence[NDArray[Any]],
     known: bool,
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """Return the standard values of each series as in scoring, (T, F), NaN where missing.
 
     Args:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from streamgauge.models.errors import ConfigError, TrainingError
@@ -79,9 +80,9 @@ class Sequences:
     """
 
     #: (B, T, F) float32 each.
-    z: np.ndarray
-    linear: np.ndarray
-    mask: np.ndarray
+    z: NDArray[Any]
+    linear: NDArray[Any]
+    mask: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Progress:
 
 
 def cut(
-    z: Sequence[np.ndarray], linear: Sequence[np.ndarray], rows: int, length_min: int
+    z: Sequence[NDArray[Any]], linear: Sequence[NDArray[Any]], rows: int, length_min: int
 ) -> Sequences:
     """Cut series into about `rows` pieces of equal length, the last of each padded.
 
@@ -232,7 +233,7 @@ class Trainer:
             self._best = self._copy_of_weights()
         progress.epoch += 1
 
-    def best_weights(self) -> dict[str, np.ndarray]:
+    def best_weights(self) -> dict[str, NDArray[Any]]:
         """Return the weights of the best epoch, named as in `weight_shapes`."""
         self.network.load_state_dict(self._best)
         return self.network.weights()
@@ -242,7 +243,7 @@ class Trainer:
         self.network.load_state_dict(self._best)
         return self._evaluate(*self._tensors_of(unseen))
 
-    def tensors(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that a training needs to resume, besides `progress`."""
         arrays = {f"now.{n}": t for n, t in self.network.state_dict().items()}
         arrays |= {f"best.{n}": t for n, t in self._best.items()}
@@ -250,7 +251,7 @@ class Trainer:
             arrays |= {f"optimizer.{i}.{n}": t for n, t in state.items()}
         return {name: t.detach().cpu().numpy().copy() for name, t in arrays.items()}
 
-    def restore(self, tensors: dict[str, np.ndarray], progress: Progress) -> None:
+    def restore(self, tensors: dict[str, NDArray[Any]], progress: Progress) -> None:
         """Resume where `tensors` and `progress` were taken."""
         loaded = {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}
 

@@ -175,9 +175,7 @@ def _wait(result: PipelineResult) -> None:
 
     `wait_until_finish` is not used: its threads end in a traceback when the job server does.
     """
-    while not PipelineState.is_terminal(  # type: ignore[no-untyped-call]
-        state := result.state
-    ):
+    while not PipelineState.is_terminal(state := result.state):
         time.sleep(RESULT_POLL_S)
     raise ConfigError(
         f"flink: the embedded job must run until it is interrupted; it is {state}. "

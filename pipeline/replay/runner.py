@@ -126,7 +126,7 @@ def _run(
     graph.build(
         pipeline, config, artifact, reading=reading, sinks=sinks, state=state, is_live=False
     )
-    pipeline.run().wait_until_finish()  # type: ignore[no-untyped-call]
+    pipeline.run().wait_until_finish()
 
 
 def gather(directory: Path) -> Replay:

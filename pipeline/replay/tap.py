@@ -44,9 +44,7 @@ class Tap(beam.PTransform[Any, Any]):
 
     def expand(self, messages: Any) -> Any:
         """Copy each element, then write it with the sink."""
-        copied = messages | "Tap" >> beam.ParDo(  # type: ignore[no-untyped-call]
-            _Copy(str(self._copy), self._kind)
-        )
+        copied = messages | "Tap" >> beam.ParDo(_Copy(str(self._copy), self._kind))
         return copied | "Write" >> self._sink
 
 
