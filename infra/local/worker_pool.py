@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
+from streamgauge.infra.errors import PatchError
 from streamgauge.infra.local.workers import WORKER_NAME
+from streamgauge.infra.patches.releases import require_known_beam
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -104,14 +106,13 @@ def run_worker(endpoint: str, worker_id: str) -> None:
     """Be an SDK worker; runs in the forked process."""
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    from streamgauge.infra.patches import python_worker
+    from streamgauge.infra.patches import state_writes, step_sampler
 
     # Forked processes share one command line; by this name `worker_pids` knows them.
     ctypes.CDLL(None).prctl(_PR_SET_NAME, WORKER_NAME.encode())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _set_up_logging()
-    if not python_worker.apply():
-        _LOG.warning("this worker's Beam is not %s: it works, but slower", python_worker.BEAM)
+    step_sampler.install()
     # What was imported stays; blocks of messages are no garbage. A collector that looks through
     # both again and again takes a tenth of the time.
     gc.freeze()
@@ -120,6 +121,7 @@ def run_worker(endpoint: str, worker_id: str) -> None:
     worker = SdkHarness(
         endpoint, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=-1
     )
+    state_writes.install(worker)
     worker.run()
 
 
@@ -138,6 +140,10 @@ def refuses(endpoint: str) -> bool:
 def main() -> None:
     """Serve until SIGTERM."""
     _set_up_logging()
+    try:
+        require_known_beam()
+    except PatchError as error:
+        sys.exit(f"worker pool: {error}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     pool = LoopbackPool()
     server = grpc.server(
