@@ -68,11 +68,8 @@ class CheckedStateHandler(CachingStateHandler):
         """
         with self._decorated.process_instruction_id(bundle_id, cache_tokens):
             self._bundle.answers = []
-            try:
-                yield
-                self._check_answers()
-            finally:
-                self._bundle.answers = []
+            yield
+            self._check_answers()
 
     def blocking_get(self, state_key: Any, coder: Any) -> Any:
         """Read a state cell."""

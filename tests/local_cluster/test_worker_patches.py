@@ -152,11 +152,13 @@ def test_bundles_of_two_threads_wait_for_their_own_answers() -> None:
             replace_value(handler, "other")
 
     with handler.process_instruction_id("b1", []):
+        replace_value(handler, "epoch")
         thread = threading.Thread(target=other_bundle)
         thread.start()
         thread.join()
-        waited = [name for request, name in runner.log if request == "wait"]
-        assert waited == ["other", "other"]
+
+    waited = [name for request, name in runner.log if request == "wait"]
+    assert waited == ["other", "other", "epoch", "epoch"]
 
 
 def test_an_error_of_the_bundle_itself_is_not_replaced() -> None:
