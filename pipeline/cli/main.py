@@ -19,6 +19,7 @@ import typer
 
 from streamgauge.models.errors import ConfigError, StreamgaugeError
 from streamgauge.pipeline.cli import training
+from streamgauge.pipeline.cli.deploy import deploy_app
 from streamgauge.pipeline.cli.options import (
     PROGRAM,
     AnyConfigOption,
@@ -53,6 +54,7 @@ app = typer.Typer(
 alerts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at alerts.")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(state_app, name="state")
+app.add_typer(deploy_app, name="deploy")
 
 
 def main() -> None:
@@ -89,6 +91,13 @@ def up(
     rest_port: Annotated[int, typer.Option(help="Port of Flink's REST API.")] = 8081,
     job_port: Annotated[int, typer.Option(help="Port of Beam's job server.")] = 8099,
     workers_port: Annotated[int, typer.Option(help="Port of the worker pool.")] = 50000,
+    start_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Longest wait for a part, seconds; by default about 60, more on a slow machine.",
+            min=1.0,
+        ),
+    ] = None,
 ) -> None:
     """Start the local cluster: Kafka, Flink, Beam's job server and the Python workers."""
     from streamgauge.infra.local import cluster
@@ -96,7 +105,13 @@ def up(
     from streamgauge.infra.processes.ports import Ports
 
     ports = Ports(broker=broker_port, rest=rest_port, job=job_port, workers=workers_port)
-    spec = ClusterSpec(folder or cluster_folder(), task_managers, slots, ports)
+    spec = ClusterSpec(
+        folder or cluster_folder(),
+        task_managers=task_managers,
+        slots=slots,
+        ports=ports,
+        start_timeout_s=start_timeout,
+    )
     info = cluster.up(spec, to_stderr)
     for name, value in (
         ("kafka.bootstrap_servers", info.bootstrap_servers),

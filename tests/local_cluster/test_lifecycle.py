@@ -10,16 +10,13 @@ from pathlib import Path
 import pytest
 
 from streamgauge.infra.errors import PartError
+from streamgauge.infra.narrate import silent
 from streamgauge.infra.processes import lifecycle, parts
 from streamgauge.infra.processes.ports import Ports
 from streamgauge.infra.processes.process import marked, wait_until
 
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
 ENDS = [sys.executable, "-c", "print('no such disk'); raise SystemExit(1)"]
-
-
-def silent(text: str) -> None:
-    pass
 
 
 def part(
@@ -35,7 +32,7 @@ def part(
 def test_started_parts_are_healthy_and_stop_by_their_records(tmp_path: Path) -> None:
     todo = [part(tmp_path, "broker"), part(tmp_path, "workers")]
 
-    lifecycle.start(todo, tmp_path, Ports.free(), silent)
+    lifecycle.start(todo, tmp_path, Ports.free(), narrate=silent)
     states = [lifecycle.part_status(each, tmp_path).state for each in todo]
     lifecycle.stop_parts(tmp_path, ["broker", "workers"])
 
@@ -48,7 +45,7 @@ def test_a_failed_start_stops_the_parts_it_started(tmp_path: Path) -> None:
     todo = [part(tmp_path, "broker"), part(tmp_path, "workers", ENDS, is_healthy=lambda _: False)]
 
     with pytest.raises(PartError, match=r"workers died while starting(.|\n)*no such disk"):
-        lifecycle.start(todo, tmp_path, Ports.free(), silent)
+        lifecycle.start(todo, tmp_path, Ports.free(), narrate=silent)
 
     assert not marked(f"{parts.MARK}={tmp_path}")
 
@@ -67,7 +64,7 @@ def test_a_taken_port_is_named_with_its_part_and_its_option(tmp_path: Path) -> N
 
 def test_strays_with_the_mark_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "_STRAY_GRACE_S", 0.0)
-    lifecycle.start([part(tmp_path, "workers")], tmp_path, Ports.free(), silent)
+    lifecycle.start([part(tmp_path, "workers")], tmp_path, Ports.free(), narrate=silent)
     parts.record_path(tmp_path, "workers").unlink()
     mark = f"{parts.MARK}={tmp_path}"
     assert wait_until(lambda: marked(mark) != [], 5.0)  # readable a moment after the start
