@@ -75,11 +75,11 @@ class CheckedStateHandler(CachingStateHandler):
         """Read a state cell."""
         return self._decorated.blocking_get(state_key, coder)
 
-    def extend(self, state_key: Any, coder: Any, elements: Iterable[Any]) -> _Finished:
+    def extend(self, state_key: Any, coder: Any, elements: Iterable[Any]) -> Any:
         """Send elements to append to a state cell."""
         return self._record(state_key, self._decorated.extend(state_key, coder, elements))
 
-    def clear(self, state_key: Any) -> _Finished:
+    def clear(self, state_key: Any) -> Any:
         """Send the request to clear a state cell."""
         return self._record(state_key, self._decorated.clear(state_key))
 

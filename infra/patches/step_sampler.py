@@ -21,12 +21,12 @@ class ThreadlessSampler(statesampler.StateSampler):
     def start(self) -> None:
         """Begin a bundle in the current thread."""
         self.tracked_thread = threading.current_thread()
-        statesampler.set_current_tracker(self)
+        statesampler.set_current_tracker(self)  # type: ignore[no-untyped-call]
         self.started = True
 
     def stop(self) -> None:
         """End a bundle."""
-        statesampler.set_current_tracker(None)
+        statesampler.set_current_tracker(None)  # type: ignore[no-untyped-call]
         self.finished = True
 
 
