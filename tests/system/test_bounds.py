@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.infra.narrate import Narrate
 from streamgauge.models.scoring.scorer import TOO_MANY_ENTITIES
 from streamgauge.pipeline.config import Config
 from system.harness import bounds, live
-from system.harness.aloud import Narrate, narrator
 from system.harness.bounds import Flood, Honest, Probe, Watch
+from system.harness.progress import narrator
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(1_200)]
 

@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer
 
 from fixtures.artifacts import make_artifact
+from fixtures.deadlines import deadline
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.decoder import Decoder, Message
@@ -62,8 +63,8 @@ def _read(cluster: ClusterInfo, topic: str, messages: int) -> dict[int, list[Mes
         auto_offset_reset="earliest",
     )
     found: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
-    deadline = time.monotonic() + 30
-    while sum(map(len, found.values())) < messages and time.monotonic() < deadline:
+    end = time.monotonic() + deadline(30)
+    while sum(map(len, found.values())) < messages and time.monotonic() < end:
         for records in consumer.poll(timeout_ms=200).values():
             for record in records:
                 value = record.value or b""
@@ -120,7 +121,7 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
     for event_id in ("a", "b", "a", "c"):
         value = json.dumps({**ALERT, "id": event_id})
         producer.produce(topic, value, "web-1", headers=[("ce_id", event_id.encode())])
-    producer.flush(30)
+    producer.flush(deadline(30))
     out, told = io.StringIO(), []
     shown = tail(
         cluster.bootstrap_servers,
@@ -128,7 +129,7 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
         True,
         True,
         limit=3,
-        idle_s=30,
+        idle_s=deadline(30),
         out=out,
         narrate=told.append,
     )
@@ -161,7 +162,7 @@ def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
     began = time.monotonic()
     findings = examine(path, narrate=lambda line: None)
     assert [finding.detail for finding in findings if finding.state != OK] == []
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < deadline(10)
     found = {f.name: f for f in examine(path, (f"input.topic={wrong}",), narrate=lambda line: None)}
     assert found["sample"].state == WRONG
     assert "features must be 3 numbers; got 4" in found["sample"].detail

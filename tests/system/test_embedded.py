@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fixtures.deadlines import deadline
 from fixtures.paths import SOURCE
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.infra.processes.parts import MARK
@@ -72,7 +73,7 @@ def test_embedded_run_scores_and_leaves_no_process_behind(
 
         os.kill(running.pid, signal.SIGINT)
 
-        assert running.wait(60) in (0, 130), log.read_text()
+        assert running.wait(deadline(60)) in (0, 130), log.read_text()
         live.wait_for(lambda: not marked(mark), "the end of all its processes", deadline_s=10)
         assert "Traceback" not in log.read_text()
     finally:

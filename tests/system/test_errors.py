@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from fixtures.artifacts import make_artifact
+from fixtures.deadlines import deadline
 from fixtures.paths import ROOT
 from streamgauge.infra.local.info import ClusterInfo
 from system.harness import fleet, live
@@ -39,7 +40,7 @@ class Setup:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=deadline(120),
             check=False,
         )
 

@@ -24,7 +24,7 @@ from streamgauge.pipeline.replay.backtest import resolve_ranges
 from streamgauge.pipeline.replay.runner import Replay, run_in_process
 from streamgauge.transforms.sources.replay import ReplayTopic
 from system.harness import fleet, live, outcome
-from system.harness.aloud import narrator
+from system.harness.progress import narrator
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(900)]
 

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from fixtures.deadlines import deadline
 from fixtures.paths import ROOT
 from streamgauge.pipeline.cli import main
 from streamgauge.pipeline.cli.main import app
@@ -59,7 +60,7 @@ def _streamgauge(
         env={**os.environ, "COLUMNS": "100", **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=deadline(60),
         check=False,
     )
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.local import cluster as local
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.pipeline.config import Config
@@ -82,13 +83,13 @@ class Honest:
     def __init__(
         self, cluster: ClusterInfo, topic: str, partitions: int, rate: float, entity_of: Names
     ) -> None:
-        self._given = (cluster.bootstrap_servers, topic, partitions, entity_of, rate)
+        self._arguments = (cluster.bootstrap_servers, topic, partitions, entity_of, rate)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.events = 0
 
     def _run(self) -> None:
-        self.events = send(*self._given, self._ending)
+        self.events = send(*self._arguments, self._ending)
 
     def __enter__(self) -> Honest:
         self._thread.start()
@@ -96,7 +97,7 @@ class Honest:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(120)
+        self._thread.join(deadline(120))
         assert not self._thread.is_alive()
 
 
@@ -106,15 +107,15 @@ class Flood:
     def __init__(
         self, cluster: ClusterInfo, topic: str, partitions: int, rate: float, events: int
     ) -> None:
-        given = (cluster.bootstrap_servers, topic, partitions, new_name, rate, events)
+        arguments = (cluster.bootstrap_servers, topic, partitions, new_name, rate, events)
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=send, args=given, daemon=True)
+        self._process = context.Process(target=send, args=arguments, daemon=True)
 
     def run(self, deadline_s: float) -> float:
         """Send all; returns the seconds it took."""
         began = time.monotonic()
         self._process.start()
-        self._process.join(deadline_s)
+        self._process.join(deadline(deadline_s))
         assert self._process.exitcode == 0
         return time.monotonic() - began
 
@@ -193,7 +194,7 @@ class Probe:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(30)
+        self._thread.join(deadline(30))
         self._consumer.close()
 
     def _run(self) -> None:
@@ -233,7 +234,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(30)
+        self._thread.join(deadline(30))
 
     def most(self, start_us: int, end_us: int) -> dict[str, float]:
         """The most memory in a stretch of time."""
@@ -283,7 +284,10 @@ def checkpoint_mb(jobs: live.Jobs, job_id: str) -> float:
 def end_of(cluster: ClusterInfo, topic: str) -> int:
     """Messages on a topic so far."""
     consumer = _consumer(cluster, topic)
-    ends = [consumer.get_watermark_offsets(part, timeout=30)[1] for part in consumer.assignment()]
+    ends = [
+        consumer.get_watermark_offsets(part, timeout=deadline(30))[1]
+        for part in consumer.assignment()
+    ]
     consumer.close()
     return sum(ends)
 
@@ -326,7 +330,7 @@ def _consumer(cluster: ClusterInfo, topic: str) -> Consumer:
             "fetch.wait.max.ms": 5,
         }
     )
-    partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    partitions = consumer.list_topics(topic, timeout=deadline(30)).topics[topic].partitions
     consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
     return consumer
 

@@ -1,7 +1,7 @@
-"""A TCP proxy in front of the broker that misbehaves as networks do.
+"""A TCP proxy in front of the broker that injects network faults.
 
-It runs in a thread of its own with an event loop of its own, so that a test can go on
-while the network stands still. It listens on loopback, on a free port of its choice.
+It runs an event loop in a separate thread, so a test can continue while the network is
+interrupted. It listens on loopback.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import struct
 import threading
 from collections.abc import Coroutine
 from typing import Any, Literal
+
+from fixtures.deadlines import deadline
 
 Mode = Literal["pass", "black hole", "delay", "throttle", "reset"]
 
@@ -56,7 +58,9 @@ class Proxy:
     def __enter__(self) -> Proxy:
         self._ready = threading.Event()
         self._thread.start()
-        assert self._ready.wait(_START_S_MAX), f"the proxy must listen at port {self.port}"
+        assert self._ready.wait(deadline(_START_S_MAX)), (
+            f"the proxy must listen at port {self.port}"
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,7 +74,7 @@ class Proxy:
         self._call(self._reset_open())
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_START_S_MAX)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(deadline(_START_S_MAX))
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
