@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.console.progress import Narrate, progress, to_stderr
@@ -165,6 +165,9 @@ class _Sent:
                 break
             except BufferError:  # the queue is full: the client serves it while we wait
                 self._client.poll(0.05)
+                self._stop_if_refused()
+            except KafkaException as error:  # the client knows the topic and need not ask
+                self._refused(error.args[0], message)
                 self._stop_if_refused()
         self.events += events
         self.malformed += malformed

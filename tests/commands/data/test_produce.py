@@ -64,7 +64,7 @@ def test_the_rate_is_kept(bootstrap: str) -> None:
     sent = _Sent(_client(bootstrap), TOPIC, 400.0, began)
     for message in messages(_dataset(50), "json", PARTITIONS):
         sent.send(message)
-    assert time.monotonic() - began > 0.24  # 100 events at 400/s
+    assert 0.24 < time.monotonic() - began < deadline(2.0)  # 100 events at 400/s
     sent.finish()
     assert (sent.events, sent.messages, sent.malformed) == (100, 100, 0)
 
@@ -72,9 +72,14 @@ def test_the_rate_is_kept(bootstrap: str) -> None:
 def test_a_message_the_client_refuses_stops_production(bootstrap: str) -> None:
     sent = _Sent(_client(bootstrap), TOPIC, None, 0.0)
     message = next(messages(_dataset(1), "json", PARTITIONS))
-    sent.send(message._replace(partition=77))
-    with pytest.raises(ConfigError, match="topic 'telemetry': the broker refused"):
+
+    def send_and_finish() -> None:
+        # The client refuses at once if it knows the topic already, and later if not.
+        sent.send(message._replace(partition=77))
         sent.finish()
+
+    with pytest.raises(ConfigError, match="topic 'telemetry': the broker refused"):
+        send_and_finish()
 
 
 def test_an_unreachable_broker_is_one_clear_error() -> None:
