@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.errors import PartError
 from streamgauge.infra.narrate import silent
 from streamgauge.infra.processes import lifecycle, parts
@@ -26,7 +27,9 @@ def part(
     ports: tuple[str, ...] = (),
     is_healthy: Callable[[object], bool] = lambda record: True,
 ) -> parts.Part:
-    return parts.Part(name, command, parts.environment(directory), ports, is_healthy, 10.0)
+    return parts.Part(
+        name, command, parts.environment(directory), ports, is_healthy, deadline(10.0)
+    )
 
 
 def test_started_parts_are_healthy_and_stop_by_their_records(tmp_path: Path) -> None:
@@ -67,7 +70,9 @@ def test_strays_with_the_mark_are_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     lifecycle.start([part(tmp_path, "workers")], tmp_path, Ports.free(), narrate=silent)
     parts.record_path(tmp_path, "workers").unlink()
     mark = f"{parts.MARK}={tmp_path}"
-    assert wait_until(lambda: marked(mark) != [], 5.0)  # readable a moment after the start
+    assert wait_until(
+        lambda: marked(mark) != [], deadline(5.0)
+    )  # readable a moment after the start
 
     assert lifecycle.stop_strays(tmp_path) == 1
     assert not marked(mark)

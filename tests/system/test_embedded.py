@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fixtures.children import default_sigint
 from fixtures.deadlines import deadline
 from fixtures.paths import SOURCE
 from streamgauge.infra.local.info import ClusterInfo
@@ -51,9 +52,10 @@ def test_embedded_run_scores_and_leaves_no_process_behind(
                 "--config",
                 str(path),
             ],
-            cwd=tmp_path,  # its scratch folder is made below the current one
+            cwd=tmp_path,  # it creates its scratch folder here
             env={**os.environ, "PYTHONPATH": str(SOURCE)},
             stderr=stderr,
+            preexec_fn=default_sigint,
         )
     try:
         live.wait_for(

@@ -1,8 +1,8 @@
-"""Load that pushes a live job to its bounds, and what it does to memory and to others' latency.
+"""Load at the limits of a live job, and its effect on memory and on the latency of others.
 
-Senders pace JSON events, each stamped with the moment it is sent; a probe reads the scores
-topic and takes the time from there to the moment the score could be read. The flood comes
-from a process of its own, so that it cannot hold up the clock of the honest senders.
+Senders pace JSON events, and each event carries the time at which it was sent. A probe reads the
+scores topic and takes the time until the score could be read. The flood comes from a separate
+process, so that it cannot delay the other senders.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def new_name(event: int) -> str:
 
 
 class Honest:
-    """A steady sender in a thread: `entity_of` says who sends the n-th event."""
+    """A steady sender in a thread; `entity_of` names the entity of the n-th event."""
 
     def __init__(
         self, cluster: ClusterInfo, topic: str, partitions: int, rate: float, entity_of: Names
@@ -102,7 +102,7 @@ class Honest:
 
 
 class Flood:
-    """A million keys from a process of their own."""
+    """A million keys, sent by a separate process."""
 
     def __init__(
         self, cluster: ClusterInfo, topic: str, partitions: int, rate: float, events: int
@@ -125,10 +125,10 @@ def preload(cluster: ClusterInfo, topic: str, partitions: int, names: list[str])
     producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
     values = np.random.default_rng(0).normal(size=(len(names), FEATURES)).astype(np.float32)
     time_us = now_us() + np.arange(len(names), dtype=np.int64)
-    place = np.array([partition_of(name, partitions) for name in names])
+    partition_of_name = np.array([partition_of(name, partitions) for name in names])
     every = pa.array(names, pa.string())
     for partition in range(partitions):
-        mine = np.flatnonzero(place == partition)
+        mine = np.flatnonzero(partition_of_name == partition)
         for at in range(0, len(mine), ROWS):
             part = mine[at : at + ROWS]
             batch = pa.record_batch(
@@ -207,13 +207,13 @@ class Probe:
                     self._take(batch, seen_us)
 
     def _take(self, batch: Any, seen_us: int) -> None:
-        place = (batch["partition"].to_numpy().astype(np.int64) << 48) | batch["offset"].to_numpy()
+        event = (batch["partition"].to_numpy().astype(np.int64) << 48) | batch["offset"].to_numpy()
         sent_us = batch["event_time_us"].to_numpy()
         for prefix, seen in self.seen.items():
             mine = pc.starts_with(batch["entity_id"], prefix).to_numpy(zero_copy_only=False)
             if mine.any():
                 seen.rows += int(mine.sum())
-                seen.event.append(place[mine])
+                seen.event.append(event[mine])
                 seen.sent_us.append(sent_us[mine])
                 seen.latency_ms.append((seen_us - sent_us[mine]) / 1000)
 

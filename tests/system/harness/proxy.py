@@ -58,9 +58,7 @@ class Proxy:
     def __enter__(self) -> Proxy:
         self._ready = threading.Event()
         self._thread.start()
-        assert self._ready.wait(deadline(_START_S_MAX)), (
-            f"the proxy must listen at port {self.port}"
-        )
+        assert self._ready.wait(deadline(_START_S_MAX)), f"no proxy at port {self.port}"
         return self
 
     def __exit__(self, *_: object) -> None:
