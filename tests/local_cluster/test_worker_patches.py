@@ -255,14 +255,17 @@ def test_a_bundle_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     step_sampler.install()
     threads = threading.active_count()
     sampler = bundle_processor.statesampler.StateSampler("stage", CounterFactory())
-    for _ in range(2):  # a sampler serves many bundles, one after the other
-        sampler.start()
-        assert statesampler.get_current_tracker() is sampler
-        assert threading.active_count() == threads
+    try:
+        for _ in range(2):  # a sampler serves many bundles, one after the other
+            sampler.start()
+            assert statesampler.get_current_tracker() is sampler
+            assert threading.active_count() == threads
+            sampler.stop_if_still_running()
+            assert statesampler.get_current_tracker() is None
+            assert sampler.finished
+            sampler.reset()
+    finally:
         sampler.stop_if_still_running()
-        assert statesampler.get_current_tracker() is None
-        assert sampler.finished
-        sampler.reset()
 
 
 @pytest.fixture
