@@ -76,7 +76,7 @@ def down(directory: Path, wipe: bool = False, narrate: Narrate = silent) -> None
         lifecycle.stop_parts(info.directory, info.part_names)
         strays = lifecycle.stop_strays(info.directory)
         if strays:
-            narrate(f"stopped {strays} workers left behind")
+            narrate(f"stopped {strays} workers that no pool owned")
     if wipe:
         shutil.rmtree(info.directory)
         narrate(f"removed {info.directory}")

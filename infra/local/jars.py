@@ -133,7 +133,7 @@ def check_sums(name: str, folder: Path, recorded: Mapping[str, str]) -> None:
 
 
 def lock(narrate: Narrate = silent) -> None:
-    """Fetch all jars and record their sums; for those who change a version."""
+    """Fetch all jars and record their sums; needed after a change of versions."""
     lines = ["# SHA-256 of every jar that the local cluster runs; `make lock-jars` writes this."]
     for name in SETS:
         with tempfile.TemporaryDirectory() as work:

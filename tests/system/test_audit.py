@@ -103,7 +103,7 @@ def test_scores_that_are_still_to_come_are_not_missing(
 
 
 @pytest.mark.parametrize("form", ["arrow", "json"])
-def test_entities_older_than_the_log_are_told_from_new_ones(
+def test_entities_older_than_the_log_are_distinguished_from_new_ones(
     cluster: ClusterInfo, tmp_path: Path, form: str
 ) -> None:
     config = small_job(cluster, tmp_path, form)
@@ -114,15 +114,15 @@ def test_entities_older_than_the_log_are_told_from_new_ones(
     for done in client.delete_records([TopicPartition(config.input.topic, 0, 60)]).values():
         done.result(30)
 
-    told: list[str] = []
-    report = audit(config, narrate=told.append)
+    lines: list[str] = []
+    report = audit(config, narrate=lines.append)
 
     assert report.is_exact
     assert report.cut_partitions == [0]
     assert {one.entity_id for one in report.entities if one.left_out == OLDER} == set(EARLY)
     assert {one.entity_id for one in report.audited} == set(LATE)
     assert report.total("compared") == len(LATE) * 30
-    assert any("entities older than the log cannot be derived" in line for line in told)
+    assert any("entities older than the log cannot be derived" in line for line in lines)
     with pytest.raises(ConfigError, match="must have begun within the log; all 2 are left out"):
         audit(config, named=EARLY, narrate=live.silent)
 

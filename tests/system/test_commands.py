@@ -1,4 +1,4 @@
-"""What people type, on the real broker; read back by kafka-python, which did not write it."""
+"""Commands on the real broker; kafka-python, which did not write them, reads the messages."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_produced_events_and_dead_letters_are_as_reported(
     assert (events, dead) == (report.well_formed, report.dead_letters)
 
 
-def test_a_missing_topic_is_not_created_by_the_way(cluster: ClusterInfo) -> None:
+def test_a_missing_topic_is_not_created(cluster: ClusterInfo) -> None:
     topic = _topic("absent")
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"topic '{topic}' must exist"):
@@ -122,7 +122,7 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
         value = json.dumps({**ALERT, "id": event_id})
         producer.produce(topic, value, "web-1", headers=[("ce_id", event_id.encode())])
     producer.flush(deadline(30))
-    out, told = io.StringIO(), []
+    out, lines = io.StringIO(), []
     shown = tail(
         cluster.bootstrap_servers,
         topic,
@@ -131,13 +131,13 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
         limit=3,
         idle_s=deadline(30),
         out=out,
-        narrate=told.append,
+        narrate=lines.append,
     )
     records = [json.loads(line) for line in out.getvalue().splitlines()]
     assert shown == 3
     assert [record["id"] for record in records] == ["a", "b", "c"]
     assert [record["kafka"]["offset"] for record in records] == [1, 2, 4]
-    assert told[-1] == f"{topic}/0/0 is not an alert and is left out"
+    assert lines[-1] == f"{topic}/0/0 is not an alert and is left out"
 
 
 def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(

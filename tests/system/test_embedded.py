@@ -1,4 +1,4 @@
-"""`streamgauge run --embedded`: a live job without a cluster, which ends when it is told to."""
+"""`streamgauge run --embedded`: a live job without a cluster, which ends on SIGINT."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_everything_said_live_is_what_an_offline_scoring_says(scored_fleet: Scor
     outcome.check_complete(scored_fleet.found, scored_fleet.expected)
 
 
-def test_alerts_open_are_told_again_and_close(scored_fleet: ScoredFleet) -> None:
+def test_alerts_open_are_updated_and_close(scored_fleet: ScoredFleet) -> None:
     """Equal alerts live, offline and in a backtest mean something only if there are some."""
     alerts = scored_fleet.found.alerts.values()
     kinds = Counter((alert["status"], alert["reason"]) for alert in alerts)

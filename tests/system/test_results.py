@@ -26,8 +26,8 @@ def scores(offsets: list[int], values: list[float]) -> pa.Table:
 
 
 def found(table: pa.Table, letters: dict[str, str]) -> outcome.Outputs:
-    told = [(name, {"reason": reason}, b"x") for name, reason in letters.items()]
-    return outcome.Outputs(table, told, {})
+    dead_letters = [(name, {"reason": reason}, b"x") for name, reason in letters.items()]
+    return outcome.Outputs(table, dead_letters, {})
 
 
 EXPECTED = outcome.Expected(

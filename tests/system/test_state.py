@@ -81,7 +81,7 @@ def test_half_a_run_on_flink_and_half_in_process_is_an_unbroken_run(
     assert outcome.differing(both, expected.scores) == 0
     assert len(outcome.without_repeats(both)) == len(expected.scores)
 
-    # And back: a job on Flink under another name goes on from what the replay remembered.
+    # And back: a job on Flink under another name resumes from the state of the replay.
     third = fleet.produce_fleet(cluster, topic, range(4, 5))
     again = new_job(cluster, artifact, topic, tmp_path / "state-again")
     jobs.start(again, state=str(tmp_path / "rest" / "state"))

@@ -1,4 +1,4 @@
-"""A topic that grows, in events and in partitions, under a job that is stopped and goes on."""
+"""A topic that grows, in events and in partitions, while its job is stopped and resumed."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class Seen:
 
 
 class Probe:
-    """Reads the scores as they come; entities are told apart by the prefix of their name."""
+    """Reads the scores as they arrive; the prefix of a name gives the group of its entity."""
 
     def __init__(self, cluster: ClusterInfo, config: Config, prefixes: tuple[str, ...]) -> None:
         assert config.scores.topic is not None

@@ -1,6 +1,6 @@
-"""What must come of a log, what did, and whether the two are equal to the bit.
+"""The expected and the actual outputs of a job, and their comparison bit for bit.
 
-What must come out is worked out without Beam, shards and state: one entity table meets
+The expected outputs are computed without Beam, shards and state cells: one entity table processes
 the log, partition by partition.
 """
 
@@ -33,7 +33,7 @@ LETTER_PREFIX = "__streamgauge.errors."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expected:
-    """A log, scored by one table in one go."""
+    """The expected outputs of a log, scored by one entity table without interruption."""
 
     scores: pa.Table
     #: By identity "topic/partition/offset/row".
@@ -42,12 +42,12 @@ class Expected:
 
 
 def score_offline(cluster: ClusterInfo, config: Config) -> Expected:
-    """Score everything that lies on the input topic now."""
+    """Score everything that is on the input topic now."""
     return score_logs([live.read_all(cluster, config.input.topic)], config)[0]
 
 
 def score_logs(logs: Sequence[Sequence[Any]], config: Config) -> list[Expected]:
-    """Score what was sent, log by log, each in the order of its offsets.
+    """Score logs one after the other, each in the order of its offsets.
 
     Between one log and the next, the partitions of the next one have lost offsets.
     """
@@ -82,7 +82,7 @@ def _score_log(
 
 
 def joined(first: Expected, second: Expected) -> Expected:
-    """What must come of two logs together."""
+    """Join the expected outputs of two logs."""
     return Expected(
         plain(pa.concat_tables([first.scores, second.scores])),
         {**first.letters, **second.letters},
@@ -117,7 +117,7 @@ def _score_table(block: Block, scored: ScoredBlock) -> pa.Table:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """What a job has written, repeats included."""
+    """The outputs of a job, repeats included."""
 
     scores: pa.Table
     letters: list[tuple[str, dict[str, str], bytes]]
@@ -126,7 +126,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredFleet:
-    """A log of 200,000 events, what a live job made of it, and what it should have made."""
+    """A log of 200,000 events, the outputs of a live job, and the expected outputs."""
 
     config: Config
     produced: fleet.Produced
@@ -152,9 +152,9 @@ def score_fleet(cluster: ClusterInfo, artifact: Path) -> ScoredFleet:
 def await_outputs(
     cluster: ClusterInfo, config: Config, expected: Expected, jobs: live.Jobs
 ) -> None:
-    """Wait until a job has written everything that it must write at least.
+    """Wait until a job has written at least every expected output.
 
-    A wrong score is told as one, and not as an alert that does not come.
+    Scores are compared first, so that a wrong one is reported as such and not as a missing alert.
     """
     with live.Scores(cluster, config) as scores:
         scores.await_events(len(expected.scores), jobs)
@@ -181,7 +181,7 @@ def await_outputs(
 
 
 def read_outputs(cluster: ClusterInfo, config: Config) -> Outputs:
-    """Everything that a job has written."""
+    """Read every output of a job."""
     letters = letters_of(live.read_all(cluster, config.dead_letters.topic))
     return Outputs(
         read_scores(cluster, config),
@@ -191,14 +191,14 @@ def read_outputs(cluster: ClusterInfo, config: Config) -> Outputs:
 
 
 def read_scores(cluster: ClusterInfo, config: Config) -> pa.Table:
-    """Every score that a job has written."""
+    """Read every score of a job."""
     assert config.scores.topic is not None
     messages = live.read_all(cluster, config.scores.topic)
     return plain(pa.Table.from_batches([b for m in messages for b in live.batches(m.value)]))
 
 
 def check_complete(found: Outputs, expected: Expected) -> None:
-    """Nothing is missing, nothing is invented, and every repeat says the same, to the bit."""
+    """Assert that nothing is missing or extra, and that repeats are equal bit for bit."""
     assert differing(found.scores, expected.scores) == 0
     assert len(without_repeats(found.scores)) == len(expected.scores)
     letters = {name: (about["reason"], payload) for name, about, payload in found.letters}
@@ -207,7 +207,7 @@ def check_complete(found: Outputs, expected: Expected) -> None:
 
 
 def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """What each alert says, and about which event."""
+    """List the content of each alert and its event, sorted."""
     return sorted(
         (
             *(alert["event"][name] for name in KEY),
@@ -220,7 +220,7 @@ def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def transition_events(transitions: Iterable[Transition]) -> list[tuple[Any, ...]]:
-    """The same of transitions offline."""
+    """List the same of offline transitions."""
     return sorted(
         (
             *(getattr(one, name) for name in KEY),
@@ -232,7 +232,7 @@ def transition_events(transitions: Iterable[Transition]) -> list[tuple[Any, ...]
 
 
 def letters_of(messages: Iterable[Any]) -> list[tuple[str, dict[str, str], bytes]]:
-    """Dead letters as (id, headers, payload), repeats included."""
+    """Return dead letters as (id, headers, payload), repeats included."""
     found = []
     for message in messages:
         about = {
@@ -243,7 +243,7 @@ def letters_of(messages: Iterable[Any]) -> list[tuple[str, dict[str, str], bytes
 
 
 def alerts_of(messages: Iterable[Any]) -> dict[str, Any]:
-    """Alert records by id; repeats must say the same."""
+    """Return alert records by id; assert that repeats are equal."""
     found: dict[str, Any] = {}
     for message in messages:
         record = json.loads(message.value)
@@ -253,14 +253,14 @@ def alerts_of(messages: Iterable[Any]) -> dict[str, Any]:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Scores in log order, verdicts as text."""
+    """Return scores in log order, with verdicts as text."""
     at = table.schema.get_field_index("verdict")
     table = table.set_column(at, "verdict", table["verdict"].cast(pa.string()))
     return table.combine_chunks().sort_by([(name, "ascending") for name in KEY])
 
 
 def without_repeats(table: pa.Table) -> pa.Table:
-    """The first score of every event, of a table in log order."""
+    """Return the first score of every event of a table in log order."""
     if not len(table):
         return table
     key = np.stack([table[name].to_numpy() for name in KEY])
@@ -268,16 +268,16 @@ def without_repeats(table: pa.Table) -> pa.Table:
 
 
 def events_of(table: pa.Table) -> list[tuple[int, int, int]]:
-    """Which event each row is about."""
+    """Return the event of each row."""
     return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))
 
 
 def differing(found: pa.Table, expected: pa.Table) -> int:
-    """How many of the scored events differ from what is expected, in any bit of any column."""
+    """Count the scored events that differ from the expected ones in any bit of any column."""
     assert found.column_names == expected.column_names
-    place = {event: i for i, event in enumerate(events_of(expected))}
-    assert place.keys() >= set(events_of(found)), "no other event may be scored"
-    at = pa.array([place[event] for event in events_of(found)])
+    row_of = {event: i for i, event in enumerate(events_of(expected))}
+    assert row_of.keys() >= set(events_of(found)), "no other event may be scored"
+    at = pa.array([row_of[event] for event in events_of(found)])
     same = np.ones(len(found), bool)
     for name in found.column_names:
         ours, theirs = found[name].to_numpy(), expected[name].take(at).to_numpy()

@@ -28,20 +28,20 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Link:
-    """One direction's budget of bytes; all connections share it, as they share a line."""
+    """The byte budget of one direction, which all connections share."""
 
     def __init__(self) -> None:
         self._free_at = 0.0
 
     async def take(self, count: int) -> None:
-        """Wait until `count` bytes have had their time on a throttled line."""
+        """Wait until a throttled line has carried `count` bytes."""
         now = asyncio.get_running_loop().time()
         self._free_at = max(now, self._free_at) + count / THROTTLE_BYTES_PER_S
         await asyncio.sleep(self._free_at - now)
 
 
 class Proxy:
-    """Carries connections from its own port to a target; `mode` says how well."""
+    """Forwards connections from a port to a target; `mode` chooses the fault."""
 
     def __init__(self, target_port: int, port: int) -> None:
         self.port = port
@@ -99,7 +99,7 @@ class Proxy:
             return
         try:
             there = await asyncio.open_connection("127.0.0.1", self._target_port, limit=_CHUNK)
-        except OSError:  # nobody listens behind us, and so nobody does here
+        except OSError:  # no server accepts connections, so the proxy refuses this one
             self._reset(writer)
             return
         self._writers |= {writer, there[1]}
