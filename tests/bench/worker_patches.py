@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m bench.worker_patches
 
 State writes go through gRPC to a local server, which works on one request at a time as a runner
-does: only the way to the server and back can be saved. The last line is a JSON object with medians in milliseconds; rounds
-with and without a change alternate.
+does, so only the time on the way can be saved. Rounds with and without a change alternate. The
+last line is a JSON object with medians in milliseconds.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterInfo]:
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact for the server machine data, with less variance than noise, so that alerts are common."""
+    """An artifact for the server machine data; its low variance makes alerts common."""
     directory = tmp_path_factory.mktemp("artifact") / "made"
     return make_artifact(directory, features=38, hidden=64, calmer=0.6)
 
