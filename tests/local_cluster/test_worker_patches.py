@@ -242,6 +242,7 @@ def test_the_worker_pool_ends_with_one_line_on_another_beam(
 ) -> None:
     monkeypatch.setattr(apache_beam, "__version__", "2.71.0")
     monkeypatch.setattr(worker_pool, "_set_up_logging", lambda: None)
+    monkeypatch.setattr(worker_pool.sys, "argv", ["worker_pool", "not a port"])
 
     with pytest.raises(SystemExit) as ended:
         worker_pool.main()
