@@ -136,7 +136,7 @@ def _run(
 ) -> tuple[int, list[str]]:
     """Run one attempt; return its exit code and its last lines."""
     lines: list[str] = []
-    ended = threading.Event()
+    progress, ended = _Progress(folder), threading.Event()
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -146,13 +146,14 @@ def _run(
         env={**os.environ, **environment},
     ) as process:
         timer = threading.Timer(max(0.0, end - time.monotonic()), process.kill)
-        watch = threading.Thread(target=_report, args=(name, folder, narrate, ended))
+        watch = threading.Thread(target=_report, args=(name, progress, narrate, ended))
         timer.start()
         watch.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 lines = [*lines[1 - _TAIL_LINES :], line.rstrip()]
+                progress.read(line)
         except BaseException:
             process.kill()
             raise
@@ -163,12 +164,28 @@ def _run(
     return process.returncode, lines
 
 
-def _report(name: str, folder: Path, narrate: Narrate, ended: threading.Event) -> None:
+class _Progress:
+    """How much of a download has arrived: jars if the tool names them, bytes if not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._jars = 0
+
+    def read(self, line: str) -> None:
+        """Count the jars that Maven reports."""
+        if line.removeprefix("[INFO] ").startswith("Downloaded from") and ".jar " in line:
+            self._jars += 1
+
+    def text(self) -> str:
+        """Describe the progress in a few words."""
+        return f"{self._jars} jars" if self._jars else f"{_size_bytes(self._folder) / 1e6:.0f} MB"
+
+
+def _report(name: str, progress: _Progress, narrate: Narrate, ended: threading.Event) -> None:
     """Narrate how much of a download has arrived, until it has ended."""
     start = time.monotonic()
     while not ended.wait(_PROGRESS_EVERY_S):
-        size_mb = _size_bytes(folder) / 1e6
-        narrate(f"{name}: {size_mb:.0f} MB after {time.monotonic() - start:.0f} s")
+        narrate(f"{name}: {progress.text()} after {time.monotonic() - start:.0f} s")
 
 
 def _size_bytes(folder: Path) -> int:

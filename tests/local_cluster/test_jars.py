@@ -184,20 +184,29 @@ def test_a_download_that_breaks_off_is_started_again(
     ]
 
 
+MAVEN_LINE = "Downloaded from central: https://repo.maven.apache.org/a-1.jar (20 kB at 1 MB/s)\n"
+
+
+@pytest.mark.parametrize(
+    ("lines_of_maven", "text"), [([], "3 MB"), ([MAVEN_LINE, f"[INFO] {MAVEN_LINE}"], "2 jars")]
+)
 def test_progress_is_reported_while_a_download_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lines_of_maven: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "_PROGRESS_EVERY_S", 0.01)
     (tmp_path / "part").write_bytes(bytes(3_000_000))
+    progress = downloads._Progress(tmp_path)
+    for line in lines_of_maven:
+        progress.read(line)
     ended, lines = threading.Event(), []
 
     def narrate(line: str) -> None:
         lines.append(line)
         ended.set()
 
-    downloads._report("flink", tmp_path, narrate, ended)
+    downloads._report("flink", progress, narrate, ended)
 
-    assert lines == ["flink: 3 MB after 0 s"]
+    assert lines == [f"flink: {text} after 0 s"]
 
 
 @pytest.mark.parametrize(
