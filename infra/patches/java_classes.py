@@ -67,7 +67,8 @@ def write_patch_jar(jars: Path, out: Path) -> None:
     patched = {name: _patch(name, original) for name, original in _originals(jars).items()}
     with zipfile.ZipFile(out, "w") as jar:
         for name, content in patched.items():
-            jar.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+            # A `ZipInfo` has a fixed date; a bare name would get the current time.
+            jar.writestr(zipfile.ZipInfo(name), content)
 
 
 def fingerprint() -> str:
@@ -167,6 +168,4 @@ def _utf8(text: bytes) -> bytes:
     return b"\x01" + len(text).to_bytes(2, "big") + text
 
 
-#: Must be the first date that zip files can express.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _PATCHES = {_SERVERS: bind_by_address, _STAGING: stage_nothing, _LISTS: release_buffer}

@@ -62,6 +62,8 @@ def test_the_same_originals_give_the_same_jar(beam: Path, tmp_path: Path) -> Non
         java_classes.write_patch_jar(beam, tmp_path / name)
 
     assert (tmp_path / "a.jar").read_bytes() == (tmp_path / "b.jar").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.jar") as jar:
+        assert {entry.date_time[0] for entry in jar.infolist()} == {1980}, "no current time"
 
 
 def test_an_unknown_class_of_beam_is_refused(tmp_path: Path) -> None:
