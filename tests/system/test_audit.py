@@ -78,10 +78,10 @@ def test_a_flipped_bit_and_a_lost_score_of_a_live_job_are_caught(
     path.write_text(json.dumps(dataclasses.asdict(config)))
 
     chosen = [f"--entity={name}" for name in (altered, robbed, left_alone)]
-    said = CliRunner().invoke(app, ["audit", "-c", str(path), *chosen, "--json"])
+    ran = CliRunner().invoke(app, ["audit", "-c", str(path), *chosen, "--json"])
 
-    assert said.exit_code == 1
-    *lines, last = said.stdout.splitlines()
+    assert ran.exit_code == 1
+    *lines, last = ran.stdout.splitlines()
     where = "/".join(map(str, flipped[0]))
     assert lines[-1].startswith(
         f"NOT exact: 1 scores differ, 1 are missing. First: {altered}, {where}: score must be "
@@ -148,14 +148,14 @@ def copy_scores(
     assert config.scores.topic is not None
     topic = live.new_name("altered")
     live.create_topic(cluster, topic, PARTITIONS)
-    found = []
+    actual = []
     for m in sorted(
         live.read_all(cluster, config.scores.topic), key=lambda m: (m.partition, m.offset)
     ):
         table = change(pa.Table.from_batches(live.batches(m.value)))
         if len(table):
-            found.append(Outgoing(m.key, stream(table), m.headers, 0))
-    send(cluster, topic, found)
+            actual.append(Outgoing(m.key, stream(table), m.headers, 0))
+    send(cluster, topic, actual)
     return dataclasses.replace(config, scores=dataclasses.replace(config.scores, topic=topic))
 
 

@@ -62,17 +62,17 @@ def _read(cluster: ClusterInfo, topic: str, messages: int) -> dict[int, list[Mes
         group_id=None,
         auto_offset_reset="earliest",
     )
-    found: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
+    actual: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
     end = time.monotonic() + deadline(30)
-    while sum(map(len, found.values())) < messages and time.monotonic() < end:
+    while sum(map(len, actual.values())) < messages and time.monotonic() < end:
         for records in consumer.poll(timeout_ms=200).values():
             for record in records:
                 value = record.value or b""
-                found[record.partition].append(
+                actual[record.partition].append(
                     Message(record.offset, record.timestamp * 1000, value)
                 )
     consumer.close()
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("fmt", ["json", "arrow"])
@@ -163,6 +163,8 @@ def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
     findings = examine(path, narrate=lambda line: None)
     assert [finding.detail for finding in findings if finding.state != OK] == []
     assert time.monotonic() - began < deadline(10)
-    found = {f.name: f for f in examine(path, (f"input.topic={wrong}",), narrate=lambda line: None)}
-    assert found["sample"].state == WRONG
-    assert "features must be 3 numbers; got 4" in found["sample"].detail
+    actual = {
+        f.name: f for f in examine(path, (f"input.topic={wrong}",), narrate=lambda line: None)
+    }
+    assert actual["sample"].state == WRONG
+    assert "features must be 3 numbers; got 4" in actual["sample"].detail

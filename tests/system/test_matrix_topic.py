@@ -129,25 +129,25 @@ def offset_it_fails_at(trial: Trial, savepoint: str) -> int:
     """Start as configured, which is to fail; returns the offset that the failure names."""
     assert trial.config.input.on_missing_offset == "fail"
     job_id = trial.jobs.start(trial.config, savepoint)
-    found: list[re.Match[str]] = []
+    actual: list[re.Match[str]] = []
 
     def is_reported() -> bool:
         failures = " ".join(trial.jobs.rest.job(job_id).exceptions)
-        found.extend(WHERE.finditer(failures))
-        return bool(found)
+        actual.extend(WHERE.finditer(failures))
+        return bool(actual)
 
     live.wait_for(
         is_reported, "a failure that names topic, partition, offset and choices", trial.jobs
     )
     trial.jobs.rest.cancel(job_id)
-    assert {one["topic"] for one in found} == {trial.config.input.topic}
-    return int(found[0]["offset"])
+    assert {one["topic"] for one in actual} == {trial.config.input.topic}
+    return int(actual[0]["offset"])
 
 
 def decide(trial: Trial, savepoint: str, policy: str) -> None:
     """Start with the operator's decision, and measure until new events are scored."""
-    given = dataclasses.replace(trial.config.input, on_missing_offset=policy)
-    trial.config = dataclasses.replace(trial.config, input=given)
+    arguments = dataclasses.replace(trial.config.input, on_missing_offset=policy)
+    trial.config = dataclasses.replace(trial.config, input=arguments)
     began = time.monotonic()
     trial.job_id = trial.jobs.start(trial.config, savepoint)
     trial.watch()

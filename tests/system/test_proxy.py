@@ -38,8 +38,8 @@ def proxy() -> Iterator[Proxy]:
     with Server(("127.0.0.1", 0), Echo) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        with Proxy(server.server_address[1], port) as found:
-            yield found
+        with Proxy(server.server_address[1], port) as actual:
+            yield actual
         server.shutdown()
         thread.join()
 

@@ -91,12 +91,12 @@ def joined(first: Expected, second: Expected) -> Expected:
 
 
 def _by_partition(messages: Sequence[Any]) -> Iterator[tuple[int, list[Message]]]:
-    found: dict[int, list[Message]] = {}
+    actual: dict[int, list[Message]] = {}
     for m in messages:
         event = Message(m.offset, m.timestamp * 1000, m.value or b"")
-        found.setdefault(m.partition, []).append(event)
-    for partition in sorted(found):
-        yield partition, sorted(found[partition], key=lambda m: m.offset)
+        actual.setdefault(m.partition, []).append(event)
+    for partition in sorted(actual):
+        yield partition, sorted(actual[partition], key=lambda m: m.offset)
 
 
 def _score_table(block: Block, scored: ScoredBlock) -> pa.Table:
@@ -130,7 +130,7 @@ class ScoredFleet:
 
     config: Config
     produced: fleet.Produced
-    found: Outputs
+    actual: Outputs
     expected: Expected
 
 
@@ -197,13 +197,13 @@ def read_scores(cluster: ClusterInfo, config: Config) -> pa.Table:
     return plain(pa.Table.from_batches([b for m in messages for b in live.batches(m.value)]))
 
 
-def check_complete(found: Outputs, expected: Expected) -> None:
+def check_complete(actual: Outputs, expected: Expected) -> None:
     """Assert that nothing is missing or extra, and that repeats are equal bit for bit."""
-    assert differing(found.scores, expected.scores) == 0
-    assert len(without_repeats(found.scores)) == len(expected.scores)
-    letters = {name: (about["reason"], payload) for name, about, payload in found.letters}
+    assert differing(actual.scores, expected.scores) == 0
+    assert len(without_repeats(actual.scores)) == len(expected.scores)
+    letters = {name: (about["reason"], payload) for name, about, payload in actual.letters}
     assert letters == {name: (one.reason, one.payload) for name, one in expected.letters.items()}
-    assert alert_events(found.alerts) == transition_events(expected.transitions)
+    assert alert_events(actual.alerts) == transition_events(expected.transitions)
 
 
 def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -233,23 +233,23 @@ def transition_events(transitions: Iterable[Transition]) -> list[tuple[Any, ...]
 
 def letters_of(messages: Iterable[Any]) -> list[tuple[str, dict[str, str], bytes]]:
     """Return dead letters as (id, headers, payload), repeats included."""
-    found = []
+    actual = []
     for message in messages:
         about = {
             name.removeprefix(LETTER_PREFIX): value.decode() for name, value in message.headers
         }
-        found.append((about["id"], about, message.value))
-    return found
+        actual.append((about["id"], about, message.value))
+    return actual
 
 
 def alerts_of(messages: Iterable[Any]) -> dict[str, Any]:
     """Return alert records by id; assert that repeats are equal."""
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     for message in messages:
         record = json.loads(message.value)
         assert dict(message.headers)["ce_id"].decode() == record["id"]
-        assert found.setdefault(record["id"], record) == record
-    return found
+        assert actual.setdefault(record["id"], record) == record
+    return actual
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -272,15 +272,15 @@ def events_of(table: pa.Table) -> list[tuple[int, int, int]]:
     return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))
 
 
-def differing(found: pa.Table, expected: pa.Table) -> int:
+def differing(actual: pa.Table, expected: pa.Table) -> int:
     """Count the scored events that differ from the expected ones in any bit of any column."""
-    assert found.column_names == expected.column_names
+    assert actual.column_names == expected.column_names
     row_of = {event: i for i, event in enumerate(events_of(expected))}
-    assert row_of.keys() >= set(events_of(found)), "no other event may be scored"
-    at = pa.array([row_of[event] for event in events_of(found)])
-    same = np.ones(len(found), bool)
-    for name in found.column_names:
-        ours, theirs = found[name].to_numpy(), expected[name].take(at).to_numpy()
+    assert row_of.keys() >= set(events_of(actual)), "no other event may be scored"
+    at = pa.array([row_of[event] for event in events_of(actual)])
+    same = np.ones(len(actual), bool)
+    for name in actual.column_names:
+        ours, theirs = actual[name].to_numpy(), expected[name].take(at).to_numpy()
         if ours.dtype == np.float32:  # as bits: NaN equals itself, and 0 is not -0
             ours, theirs = ours.view(np.uint32), theirs.view(np.uint32)
         same &= ours == theirs

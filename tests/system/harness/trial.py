@@ -126,17 +126,17 @@ class Trial:
         return 0
 
 
-def reckon(row: Row, found: outcome.Outputs, expected: outcome.Expected) -> None:
+def reckon(row: Row, actual: outcome.Outputs, expected: outcome.Expected) -> None:
     """Count the outputs that are missing, differ, or were published twice."""
-    unique = outcome.without_repeats(found.scores)
-    letters = {name: (about["reason"], payload) for name, about, payload in found.letters}
+    unique = outcome.without_repeats(actual.scores)
+    letters = {name: (about["reason"], payload) for name, about, payload in actual.letters}
     wanted = {name: (one.reason, one.payload) for name, one in expected.letters.items()}
     row.events = len(expected.scores) + len(wanted)
-    row.repeats = len(found.scores) - len(unique) + len(found.letters) - len(letters)
+    row.repeats = len(actual.scores) - len(unique) + len(actual.letters) - len(letters)
     row.missing = len(expected.scores) - len(unique) + len(wanted.keys() - letters.keys())
-    row.differing = outcome.differing(found.scores, expected.scores)
+    row.differing = outcome.differing(actual.scores, expected.scores)
     row.differing += sum(wanted.get(name) != letter for name, letter in letters.items())
-    row.alerts_equal = outcome.alert_events(found.alerts) == outcome.transition_events(
+    row.alerts_equal = outcome.alert_events(actual.alerts) == outcome.transition_events(
         expected.transitions
     )
 
