@@ -9,11 +9,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from fixtures.deadlines import deadline
 from streamgauge.infra.errors import PatchError
 from streamgauge.infra.local import jars
 from streamgauge.infra.patches import java_classes
+from streamgauge.pipeline.cli.main import app
 
 CHECK = Path(__file__).with_name("PatchedClasses.java")
 PATCHED = [
@@ -64,6 +66,16 @@ def test_the_same_originals_give_the_same_jar(beam: Path, tmp_path: Path) -> Non
     assert (tmp_path / "a.jar").read_bytes() == (tmp_path / "b.jar").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.jar") as jar:
         assert {entry.date_time[0] for entry in jar.infolist()} == {1980}, "no current time"
+
+
+def test_the_command_writes_the_jar_and_prints_its_path(beam: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lib" / "patch.jar"
+
+    ran = CliRunner().invoke(app, ["deploy", "patch-jar", "--out", str(out)])
+
+    assert (ran.exit_code, ran.stdout.strip()) == (0, str(out))
+    with zipfile.ZipFile(out) as jar:
+        assert set(jar.namelist()) == set(java_classes._SHA256)
 
 
 def test_an_unknown_class_of_beam_is_refused(tmp_path: Path) -> None:

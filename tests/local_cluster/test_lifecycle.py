@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def test_a_failed_start_stops_the_parts_it_started(tmp_path: Path) -> None:
         lifecycle.start(todo, tmp_path, Ports.free(), narrate=silent)
 
     assert not marked(f"{parts.MARK}={tmp_path}")
+
+
+def test_a_part_that_is_too_slow_is_named_with_the_option_that_waits_longer(
+    tmp_path: Path,
+) -> None:
+    todo = [part(tmp_path, "jobmanager", is_healthy=lambda _: False)]
+
+    with pytest.raises(PartError, match=r"jobmanager is not healthy after 0\.2 s .*start-timeout"):
+        lifecycle.start(todo, tmp_path, Ports.free(), narrate=silent, timeout_s=0.2)
+
+
+def test_a_slow_machine_gets_more_time_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "slowness", lambda: 3.0)
+    slow = replace(part(tmp_path, "broker", is_healthy=lambda _: False), deadline_s=0.1)
+
+    with pytest.raises(PartError, match=r"broker is not healthy after 0\.3 s"):
+        lifecycle.start([slow], tmp_path, Ports.free(), narrate=silent)
 
 
 def test_a_taken_port_is_named_with_its_part_and_its_option(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ COMMANDS = {
     "state import",
     "state inspect",
     "state erase",
+    "deploy patch-jar",
     "backtest",
     "alerts tail",
     "doctor",
