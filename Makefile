@@ -37,13 +37,13 @@ docs: .venv/run  ## Write the pages that are generated from the code.
 	@$(BIN)/python -m streamgauge.pipeline.cli.reference
 	@$(BIN)/python -m streamgauge.transforms.messages.reference
 
-faults: .venv/dev ## Every fault on a real broker and a real Flink; the table is build/faults/table.md.
+faults: .venv/dev jars ## Every fault on a real broker and a real Flink; the table is build/faults/table.md.
 	@$(BIN)/python -m pytest -q -m fault tests/system
 
-parity: .venv/dev ## A million events live on Flink at parallelism 1, 2 and 4, and replayed: equal bits.
+parity: .venv/dev jars ## A million events live on Flink at parallelism 1, 2 and 4, and replayed: equal bits.
 	@$(BIN)/python -m pytest -q -m matrix tests/system/test_parity.py
 
-flood: .venv/dev ## A million new keys, and one hot key: memory, latency; the last line is JSON.
+flood: .venv/dev jars ## A million new keys, and one hot key: memory, latency; the last line is JSON.
 	@rm -f build/flood/results.json
 	@$(BIN)/python -m pytest -q -m matrix tests/system/test_bounds.py; code=$$?; \
 		cat build/flood/results.json; exit $$code
@@ -67,7 +67,7 @@ check: .venv/dev ## Format in place, lint, types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
 
-bench-e2e: .venv/run ## Throughput and CPU of the live job on Flink; the last line is JSON.
+bench-e2e: .venv/run jars ## Throughput and CPU of the live job on Flink; the last line is JSON.
 	@PYTHONPATH=tests $(BIN)/python -m bench.e2e
 
 # The full run takes 40 minutes on two quiet cores, QUICK=1 about five; RESUME=1 resumes an
