@@ -1,7 +1,6 @@
-"""Runs what a job runs on: broker, Flink, Beam job server and Python workers.
+"""Runs the programs that a job needs: broker, Flink, Beam's job server and Python workers.
 
-Reading order: `cluster` (up, status, down), then the parts `kafka`, `flink` and
-`workers`, below them `processes` (pid files, health, deadlines) and `jars`.
-`embedded` is the small variant without a cluster, `flink_rest` asks a running
-Flink. Nothing here knows what the job computes.
+`local` is the cluster on this machine, `processes` starts and supervises its parts, `patches`
+holds the changes to Beam and Flink, `flink_rest` queries a running Flink. `locks` and `docker`
+hold the pinned dependencies and the images. May import: no other package of streamgauge.
 """

@@ -62,27 +62,29 @@ class FlinkRest:
 
     def overview(self) -> dict[str, Any]:
         """Return slots, TaskManagers and job counts of the cluster."""
-        return self._get("/overview")
+        answer: dict[str, Any] = self._get("/overview")
+        return answer
 
     def task_managers(self) -> list[dict[str, Any]]:
         """Return the registered TaskManagers."""
-        return self._get("/taskmanagers")["taskmanagers"]
+        answer: list[dict[str, Any]] = self._get("/taskmanagers")["taskmanagers"]
+        return answer
 
     def jobs(self) -> list[Job]:
         """Return all jobs the cluster remembers, the newest first."""
-        found = self._get("/jobs/overview")["jobs"]
-        found.sort(key=lambda job: job["start-time"], reverse=True)
-        return [Job(job["jid"], job["name"], job["state"]) for job in found]
+        jobs = self._get("/jobs/overview")["jobs"]
+        jobs.sort(key=lambda job: job["start-time"], reverse=True)
+        return [Job(job["jid"], job["name"], job["state"]) for job in jobs]
 
     def job(self, job_id: str) -> JobDetail:
         """Return one job with the states of its tasks and its last failures."""
-        found = self._get(f"/jobs/{job_id}")
+        detail = self._get(f"/jobs/{job_id}")
         failures = self._get(f"/jobs/{job_id}/exceptions").get("exceptionHistory", {})
         return JobDetail(
-            job=Job(found["jid"], found["name"], found["state"]),
+            job=Job(detail["jid"], detail["name"], detail["state"]),
             tasks={
                 vertex["name"]: {state: n for state, n in vertex["tasks"].items() if n}
-                for vertex in found["vertices"]
+                for vertex in detail["vertices"]
             },
             exceptions=tuple(
                 root_cause(entry["stacktrace"]) for entry in failures.get("entries", ())
@@ -91,7 +93,8 @@ class FlinkRest:
 
     def checkpoints(self, job_id: str) -> dict[str, Any]:
         """Return checkpoint counts, sizes and the latest checkpoints of a job."""
-        return self._get(f"/jobs/{job_id}/checkpoints")
+        answer: dict[str, Any] = self._get(f"/jobs/{job_id}/checkpoints")
+        return answer
 
     def task_managers_of(self, job_id: str) -> set[str]:
         """Return the ids of the TaskManagers that run tasks of a job."""
@@ -102,19 +105,19 @@ class FlinkRest:
         }
 
     def counter(self, job_id: str, name: str) -> int:
-        """Return a counter of the job's own, summed over its steps and their subtasks.
+        """Return a counter that the job defines, summed over its steps and their subtasks.
 
-        Flink refreshes metrics every ten seconds, and forgets them when the job restarts; one
-        that it has not heard of yet is 0.
+        Flink refreshes metrics every ten seconds, and forgets them when the job restarts; an
+        unknown metric counts as 0.
         """
         total = 0.0
         for vertex in self._get(f"/jobs/{job_id}")["vertices"]:
             path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
             known = [metric["id"] for metric in self._get(path)]
-            wanted = ",".join(quote(one) for one in known if one.endswith(f"_{name}"))
+            wanted = ",".join(quote(metric) for metric in known if metric.endswith(f"_{name}"))
             if wanted:
-                found = self._get(f"{path}?get={wanted}&agg=sum")
-                total += sum(metric["sum"] for metric in found)
+                sums = self._get(f"{path}?get={wanted}&agg=sum")
+                total += sum(metric["sum"] for metric in sums)
         return int(total)
 
     def cancel(self, job_id: str, deadline_s: float = 60.0) -> None:
@@ -125,41 +128,42 @@ class FlinkRest:
     def stop_with_savepoint(
         self, job_id: str, target_dir: str | None = None, deadline_s: float = 120.0
     ) -> str:
-        """Stop a job after one last savepoint and return the savepoint's path.
+        """Stop a job after a last savepoint and return the path of the savepoint.
 
         Args:
             job_id: the job.
-            target_dir: URI of the folder in which Flink makes the savepoint's folder; None is
-                the cluster's own.
-            deadline_s: for savepoint and stop together.
+            target_dir: URI of the folder in which Flink creates the savepoint's folder; None
+                is the folder that the cluster's settings name.
+            deadline_s: limit for savepoint and stop together, seconds.
         """
         end = time.monotonic() + deadline_s
-        asked = {"targetDirectory": target_dir, "drain": False}
-        trigger = self._call("POST", f"/jobs/{job_id}/stop", asked)["request-id"]
+        request = {"targetDirectory": target_dir, "drain": False}
+        trigger = self._call("POST", f"/jobs/{job_id}/stop", request)["request-id"]
         operation = self._await_operation(job_id, "savepoint", trigger, deadline_s)
         if "location" not in operation:
             raise FlinkRestError(f"savepoint of job {job_id} failed: {_failure(operation)}")
         self._await_end(job_id, max(1.0, end - time.monotonic()))
-        return operation["location"]
+        return str(operation["location"])
 
     def trigger_checkpoint(self, job_id: str, deadline_s: float = 60.0) -> int:
-        """Make a checkpoint of a running job now, and return its number once it is complete."""
-        asked = {"checkpointType": "CONFIGURED"}
-        trigger = self._call("POST", f"/jobs/{job_id}/checkpoints", asked)["request-id"]
+        """Trigger a checkpoint of a running job; return its number once it is complete."""
+        request = {"checkpointType": "CONFIGURED"}
+        trigger = self._call("POST", f"/jobs/{job_id}/checkpoints", request)["request-id"]
         operation = self._await_operation(job_id, "checkpoint", trigger, deadline_s)
         if operation.get("checkpointId") is None:
             raise FlinkRestError(f"checkpoint of job {job_id} failed: {_failure(operation)}")
-        return operation["checkpointId"]
+        return int(operation["checkpointId"])
 
     def _await_operation(
         self, job_id: str, kind: str, trigger: str, deadline_s: float
     ) -> dict[str, Any]:
-        """Wait until Flink has made what was asked for, or has failed to."""
+        """Wait until Flink has completed a savepoint or checkpoint, or has failed to."""
         end = time.monotonic() + deadline_s
         while True:
             answer = self._get(f"/jobs/{job_id}/{kind}s/{trigger}")
             if answer["status"]["id"] == "COMPLETED":
-                return answer["operation"]
+                operation: dict[str, Any] = answer["operation"]
+                return operation
             if time.monotonic() >= end:
                 raise FlinkRestError(f"job {job_id} has no {kind} after {deadline_s:g} s")
             time.sleep(_POLL_S)
@@ -195,7 +199,7 @@ class FlinkRest:
 
 
 def root_cause(stacktrace: str) -> str:
-    r"""Pick the line of a stack trace that says what happened, Python's if there is one.
+    r"""Pick the line of a stack trace that names the cause; a Python error comes first.
 
     >>> root_cause("java.lang.RuntimeException: bundle\n\tat A\nCaused by: x.YError: why")
     'x.YError: why'

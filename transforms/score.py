@@ -31,6 +31,7 @@ from streamgauge.transforms.messages.dead_letters import encode_dead_letters, se
 from streamgauge.transforms.messages.drift import encode_drift_report
 from streamgauge.transforms.messages.health import encode_health
 from streamgauge.transforms.messages.scores import encode_scores
+from streamgauge.transforms.runner.checked_state import require_checked_state
 from streamgauge.transforms.runner.keys import slot_of
 from streamgauge.transforms.runner.snapshot_store import read_file, write_snapshot
 from streamgauge.transforms.runner.state_cells import with_cells
@@ -119,6 +120,7 @@ class ScoreBlocks(beam.DoFn):
         self._desyncs = metrics.counter(metrics.DESYNCS)
 
     def setup(self) -> None:
+        require_checked_state()
         spec = self._spec
         artifact = artifacts.load(Path(spec.artifact.directory), expect_digest=spec.artifact.digest)
         self._artifact = artifact

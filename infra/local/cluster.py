@@ -1,7 +1,7 @@
 """The local cluster as a whole: `up`, `status`, `down`, and faults for tests.
 
-A cluster is a folder. `cluster.json` in it says what was asked for, `run/` holds one record
-per process, `logs/` one log per part, and the data of broker and checkpoints lie beside them.
+A cluster is a folder. `cluster.json` holds its settings, `run/` one record per process, `logs/`
+one log per part; the broker's data and the checkpoints have folders beside these.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from pathlib import Path
 from streamgauge.infra.errors import PartError
 from streamgauge.infra.local import flink, jars, kafka, workers
 from streamgauge.infra.local.info import ClusterInfo, ClusterSpec
+from streamgauge.infra.narrate import Narrate, silent
 from streamgauge.infra.processes import lifecycle
-from streamgauge.infra.processes.lifecycle import Narrate, PartStatus
+from streamgauge.infra.processes.lifecycle import PartStatus
 from streamgauge.infra.processes.parts import Part, log_path
 from streamgauge.infra.processes.process import log_tail, wait_until
-
-
-def silent(text: str) -> None:
-    """Say nothing."""
+from streamgauge.infra.processes.slowness import slowness
 
 
 def up(spec: ClusterSpec, narrate: Narrate = silent) -> ClusterInfo:
-    """Start what does not run yet, wait until all is healthy, and say where it is.
+    """Start the parts that do not run yet, wait until all are healthy, and return the addresses.
 
     Raises:
         InfraError: Java or Maven missing, a taken port, a part that does not come up. Parts
             that this call started are stopped again.
     """
-    found = jars.resolve(narrate, spec.jar_cache)
+    jar_sets = jars.resolve(narrate, spec.jar_cache)
     directory = spec.directory.resolve()
     info = ClusterInfo(
-        directory, spec.task_managers, spec.slots, spec.ports, found, spec.worker_paths
+        directory, spec.task_managers, spec.slots, spec.ports, jar_sets, spec.worker_paths
     )
     with _locked(directory):
         running = _running(directory)
@@ -49,15 +47,16 @@ def up(spec: ClusterSpec, narrate: Narrate = silent) -> ClusterInfo:
             flink.write_config(directory, info.ports, info.slots)
             info.save()
             narrate("starting " + ", ".join(part.name for part in todo))
-        lifecycle.start(todo, directory, info.ports, narrate)
+        timeout_s = spec.start_timeout_s
+        lifecycle.start(todo, directory, info.ports, narrate=narrate, timeout_s=timeout_s)
         for part in _parts(info):
-            lifecycle.await_healthy(part, directory)
+            lifecycle.await_healthy(part, directory, timeout_s)
     narrate(f"{'up' if todo else 'already up'} in {directory}")
     return info
 
 
 def status(directory: Path) -> list[PartStatus]:
-    """Look at every part of the cluster in a folder."""
+    """Return the state of every part of the cluster in a folder."""
     info = ClusterInfo.load(directory)
     return [lifecycle.part_status(part, info.directory) for part in _parts(info)]
 
@@ -68,7 +67,7 @@ def down(directory: Path, wipe: bool = False, narrate: Narrate = silent) -> None
     Args:
         directory: the cluster's folder.
         wipe: also remove the folder, topics and checkpoints included.
-        narrate: told one line per step.
+        narrate: receives one line per step.
     """
     info = ClusterInfo.load(directory)
     with _locked(info.directory):
@@ -77,7 +76,7 @@ def down(directory: Path, wipe: bool = False, narrate: Narrate = silent) -> None
         lifecycle.stop_parts(info.directory, info.part_names)
         strays = lifecycle.stop_strays(info.directory)
         if strays:
-            narrate(f"stopped {strays} workers left behind")
+            narrate(f"stopped {strays} workers that no pool owned")
     if wipe:
         shutil.rmtree(info.directory)
         narrate(f"removed {info.directory}")
@@ -88,7 +87,7 @@ def start_part(info: ClusterInfo, name: str, narrate: Narrate = silent) -> None:
     part = _part(info, name)
     if lifecycle.is_running(info.directory, name):
         raise PartError(f"{name} already runs as process {info.pids.get(name)}")
-    lifecycle.start([part], info.directory, info.ports, narrate)
+    lifecycle.start([part], info.directory, info.ports, narrate=narrate)
 
 
 def stop_part(info: ClusterInfo, name: str) -> None:
@@ -101,14 +100,15 @@ def kill_part(info: ClusterInfo, name: str, signal_number: int = signal.SIGKILL)
     record = lifecycle.working(info.directory, _part(info, name).name)
     if record is None or not record.send(signal_number):
         raise PartError(f"{name} does not run, so it cannot be signalled")
-    if signal_number == signal.SIGKILL:  # so that nobody takes it for its successor
+    if signal_number == signal.SIGKILL:  # so that no caller takes it for its successor
         wait_until(lambda: not record.is_alive(), 5.0)
     return record.pid
 
 
-def await_part(info: ClusterInfo, name: str, deadline_s: float = 60.0) -> int:
+def await_part(info: ClusterInfo, name: str, deadline_s: float | None = None) -> int:
     """Wait until a part is healthy (again) and return the pid of its working process."""
     part = _part(info, name)
+    deadline_s = part.deadline_s * slowness() if deadline_s is None else deadline_s
     if not wait_until(lambda: lifecycle.is_healthy(part, info.directory), deadline_s):
         log = log_path(info.directory, name)
         raise PartError(f"{name} is not healthy after {deadline_s:g} s:\n{log_tail(log)}")
@@ -122,16 +122,16 @@ def worker_pids(info: ClusterInfo) -> list[int]:
 
 def _parts(info: ClusterInfo) -> list[Part]:
     """Describe all parts, in the order in which they start."""
-    directory, ports, found = info.directory, info.ports, info.jars
+    directory, ports, jar_sets = info.directory, info.ports, info.jars
     return [
-        kafka.broker_part(directory, ports, found),
-        *([flink.zookeeper_part(directory, ports, found)] if ports.zookeeper else []),
-        flink.jobmanager_part(directory, ports, found),
+        kafka.broker_part(directory, ports, jar_sets),
+        *([flink.zookeeper_part(directory, ports, jar_sets)] if ports.zookeeper else []),
+        flink.jobmanager_part(directory, ports, jar_sets),
         *(
-            flink.taskmanager_part(directory, ports, found, index, info.slots)
+            flink.taskmanager_part(directory, ports, jar_sets, index, info.slots)
             for index in range(info.task_managers)
         ),
-        flink.job_server_part(directory, ports, found),
+        flink.job_server_part(directory, ports, jar_sets),
         workers.pool_part(directory, ports, info.worker_paths),
     ]
 
@@ -164,7 +164,7 @@ def _check_same(info: ClusterInfo) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Let one `up` or `down` at a time work on a folder."""
+    """Let only one `up` or `down` work on a folder at a time."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamgauge.infra.local import flink, jars, workers
+from streamgauge.infra.narrate import Narrate, silent
 from streamgauge.infra.processes import lifecycle
-from streamgauge.infra.processes.lifecycle import Narrate
 from streamgauge.infra.processes.ports import Ports
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedInfo:
-    """Where the embedded Flink takes jobs."""
+    """The addresses at which the embedded Flink accepts jobs."""
 
     #: Beam's `--job_endpoint`.
     job_endpoint: str
@@ -30,7 +30,7 @@ class EmbeddedInfo:
 @contextmanager
 def embedded(
     directory: Path,
-    narrate: Narrate = lambda text: None,
+    narrate: Narrate = silent,
     jar_cache: Path | None = None,
     worker_paths: tuple[Path, ...] = (),
 ) -> Iterator[EmbeddedInfo]:
@@ -38,7 +38,7 @@ def embedded(
 
     Args:
         directory: folder for logs and scratch files; nothing in it is needed afterwards.
-        narrate: told one line per step.
+        narrate: receives one line per step.
         jar_cache: `None` is the user's cache folder.
         worker_paths: more folders in which workers find modules.
 
@@ -47,14 +47,14 @@ def embedded(
     """
     directory = directory.resolve()
     ports = Ports.free()
-    found = jars.resolve(narrate, jar_cache)
+    jar_sets = jars.resolve(narrate, jar_cache)
     flink.write_config(directory, ports, slots=1)
     todo = [
-        flink.job_server_part(directory, ports, found, embedded=True),
+        flink.job_server_part(directory, ports, jar_sets, embedded=True),
         workers.pool_part(directory, ports, worker_paths, tied=True),
     ]
     try:
-        lifecycle.start(todo, directory, ports, narrate)
+        lifecycle.start(todo, directory, ports, narrate=narrate)
         yield EmbeddedInfo(f"localhost:{ports.job}", f"localhost:{ports.workers}")
     finally:
         lifecycle.stop_parts(directory, [part.name for part in todo])

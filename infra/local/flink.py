@@ -1,7 +1,7 @@
 """Flink's session cluster and Beam's job server in front of it, loopback only.
 
-Flink comes as jars without its start scripts, so this module does their work: it writes
-`config.yaml`, spells out every memory size, and opens the modules that Java 17 closes.
+Flink is installed as jars without its start scripts. This module replaces them: it writes
+`config.yaml`, sets every memory size, and opens the modules that Java 17 closes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ MODULES = [
     *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS),
     *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
 ]
-# JobManager and job server do little work: a quick start is worth more than a peak.
+# JobManager and job server do little work, so a quick start matters more than peak speed.
 _QUICK_START = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-# Each job brings Beam's jars in a class loader of its own, and not all are ever freed.
+# Each job loads classes in a new class loader, and some are never freed.
 _METASPACE_MB = 768
 _METASPACE = f"-XX:MaxMetaspaceSize={_METASPACE_MB}m"
 
@@ -61,13 +61,13 @@ def jobmanager_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
         ports=("rest", "rpc"),
         is_healthy=lambda _: _answers(rest_url(ports)),
         deadline_s=60.0,
-        # Without ZooKeeper a second JobManager would know nothing of the first one's jobs.
+        # Without ZooKeeper a new JobManager would not know the jobs of the killed one.
         supervision="restart" if ports.zookeeper else "none",
     )
 
 
 def zookeeper_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
-    """Describe the ZooKeeper that comes with Flink, one node."""
+    """Describe the single ZooKeeper node, from Flink's jars."""
     settings = directory / "conf" / "zookeeper.properties"
     main = "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer"
     java = [jars.java, "-Xmx128m", *_QUICK_START, *_jvm(directory), "-cp", classpath(jars.flink)]
@@ -90,7 +90,7 @@ def zookeeper_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
 
 
 def zookeeper_settings(directory: Path, ports: Ports) -> dict[str, str | int]:
-    """Return ZooKeeper's settings: loopback only, and without its web page."""
+    """Return ZooKeeper's settings: loopback only, no admin page."""
     return {
         "clientPort": ports.zookeeper,
         "clientPortAddress": "127.0.0.1",
@@ -105,13 +105,13 @@ def zookeeper_settings(directory: Path, ports: Ports) -> dict[str, str | int]:
 def taskmanager_part(
     directory: Path, ports: Ports, jars: Jars, index: int, slots: int
 ) -> parts.Part:
-    """Describe one TaskManager under its supervisor, which starts it again when it ends."""
+    """Describe one TaskManager and its supervisor, which restarts it when it ends."""
     name = f"taskmanager-{index}"
     memory = task_manager_memory_mb(slots)
     heap, direct = memory["heap"], memory["direct"]
     java = [
-        # C1 only: a TaskManager moves blocks between sockets and RocksDB, and on two cores
-        # the optimising compiler takes more than it gives for the first minutes of each job.
+        # C1 only: a TaskManager moves blocks between sockets and RocksDB. On two cores the
+        # optimising compiler costs more than it saves in the first minutes of each job.
         *(jars.java, f"-Xms{heap}m", f"-Xmx{heap}m", f"-XX:MaxDirectMemorySize={direct}m"),
         *(
             _METASPACE,
@@ -173,7 +173,7 @@ def job_server_part(
 
 
 def write_config(directory: Path, ports: Ports, slots: int) -> None:
-    """Write Flink's settings for the cluster, and the fewer ones for who submits to it."""
+    """Write Flink's settings for the cluster, and those for the side that submits jobs."""
     for folder in ("tmp", "artifacts", "checkpoints", "savepoints"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     parts.write_log_settings(directory)
@@ -183,7 +183,7 @@ def write_config(directory: Path, ports: Ports, slots: int) -> None:
 
 
 def clear_scratch(directory: Path) -> None:
-    """Remove what a killed Flink left in its scratch folder; call while none runs."""
+    """Remove scratch files of a killed Flink; call it only while no Flink runs."""
     shutil.rmtree(directory / "tmp", ignore_errors=True)
 
 
@@ -213,13 +213,12 @@ def cluster_settings(directory: Path, ports: Ports, slots: int) -> dict[str, str
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
         "io.tmp.dirs": str(directory / "tmp"),
-        # Small machines pause for seconds; with Flink's 50 s a kill is noticed by the broken
-        # connection anyway.
+        # Small machines pause for seconds. A kill is noticed earlier, by the broken connection.
         "heartbeat.interval": 2000,
         "heartbeat.timeout": 40000,
         "state.backend.type": "rocksdb",
         "state.backend.incremental": True,
-        # Blocks of float32 do not get smaller, and trying costs a tenth of the TaskManager.
+        # Blocks of float32 do not compress, and trying costs a tenth of the TaskManager's CPU.
         "state.backend.rocksdb.compression.per.level": "NO_COMPRESSION",
         "state.checkpoints.dir": (directory / "checkpoints").as_uri(),
         "state.savepoints.dir": (directory / "savepoints").as_uri(),
@@ -232,14 +231,14 @@ def cluster_settings(directory: Path, ports: Ports, slots: int) -> dict[str, str
 
 
 def high_availability(directory: Path, ports: Ports) -> dict[str, str | int | bool]:
-    """Return what lets a new JobManager go on with the jobs of a killed one."""
+    """Return the settings with which a new JobManager resumes the jobs of a killed one."""
     return {
         "high-availability.type": "zookeeper",
         "high-availability.storageDir": (directory / "ha").as_uri(),
         "high-availability.zookeeper.quorum": f"127.0.0.1:{ports.zookeeper}",
         "high-availability.jobmanager.port": ports.rpc,
         # A killed JobManager stays the leader until its session ends; Flink's default is a
-        # minute. Small machines pause for seconds, which must not depose a living one.
+        # minute. A shorter session must still outlast the pauses of a small machine.
         "high-availability.zookeeper.client.session-timeout": 15_000,
         "high-availability.zookeeper.client.connection-timeout": 10_000,
         "high-availability.zookeeper.client.tolerate-suspended-connections": True,
@@ -247,11 +246,11 @@ def high_availability(directory: Path, ports: Ports) -> dict[str, str | int | bo
 
 
 def client_settings() -> dict[str, str | int | bool]:
-    """Return what a job takes from the side that submits it.
+    """Return the settings that a job takes from the side that submits it.
 
     No state backend here: the job server would load its class and does not have it.
     """
-    # Elements are whole blocks: each leaves at once, and no thread per step wakes up to see.
+    # Elements are whole blocks: each is sent at once, and no flush thread per step runs.
     return {"execution.buffer-timeout.interval": "0 ms"}
 
 
@@ -280,10 +279,10 @@ def rest_url(ports: Ports) -> str:
 
 
 def _cluster_classpath(jars: Jars) -> str:
-    """Flink's own jars behind the changed classes, then Beam's without Flink and logging."""
-    beam = classpath(jars.beam).split(os.pathsep)  # the changed classes come first in it
-    kept = [path for path in beam if not Path(path).name.startswith(("flink-", "slf4j-"))]
-    return os.pathsep.join([kept[0], classpath(jars.flink), *kept[1:]])
+    """Join the patched classes, Flink's jars, and Beam's without Flink and logging."""
+    beam = classpath(jars.beam).split(os.pathsep)  # the patch jar comes first in it
+    needed = [path for path in beam if not Path(path).name.startswith(("flink-", "slf4j-"))]
+    return os.pathsep.join([needed[0], classpath(jars.flink), *needed[1:]])
 
 
 def _jvm(directory: Path) -> list[str]:
@@ -291,7 +290,7 @@ def _jvm(directory: Path) -> list[str]:
     return [
         f"-Djava.io.tmpdir={directory / 'tmp'}",
         f"-Dlog4j.configurationFile={settings}",
-        # By default what a JVM says when it crashes lies in whatever folder it was started from.
+        # By default a crash report goes to the folder from which the JVM was started.
         f"-XX:ErrorFile={directory / 'logs' / 'hs_err_pid%p.log'}",
     ]
 
@@ -315,14 +314,16 @@ def _answers(url: str) -> bool:
 
 
 def _is_registered(url: str, name: str, record: ProcessRecord) -> bool:
-    """Tell whether this very process has registered.
+    """Tell whether the recorded process has registered.
 
-    The JobManager may still list the one before it, which had the same name, so the last
+    The JobManager may still list its predecessor, which had the same name, so the last
     heartbeat must be newer than the process.
     """
     try:
         known = FlinkRest(url, timeout_s=2.0).task_managers()
     except FlinkRestError:
         return False
-    beats = [entry["timeSinceLastHeartbeat"] / 1000 for entry in known if entry["id"] == name]
-    return any(beat > record.started_s for beat in beats)
+    heartbeats_s = [
+        entry["timeSinceLastHeartbeat"] / 1000 for entry in known if entry["id"] == name
+    ]
+    return any(heartbeat_s > record.started_s for heartbeat_s in heartbeats_s)

@@ -1,4 +1,4 @@
-"""What a cluster was asked to be, and where it is reached."""
+"""The settings of a cluster, and the addresses of a started one."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ class ClusterSpec:
     jar_cache: Path | None = None
     #: More folders in which Python workers find modules (this checkout is one by itself).
     worker_paths: tuple[Path, ...] = ()
+    #: Longest wait for one part, seconds; `None` is the limit of each part, extended on a slow
+    #: machine.
+    start_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterInfo:
-    """Where a started cluster is reached; the same for as long as it runs."""
+    """The settings and addresses of a started cluster; constant while it runs."""
 
     directory: Path
     task_managers: int
@@ -85,35 +88,35 @@ class ClusterInfo:
     @property
     def pids(self) -> dict[str, int]:
         """The live process of each part that does its work (not a supervisor), as of now."""
-        found = ((name, working(self.directory, name)) for name in self.part_names)
-        return {name: record.pid for name, record in found if record is not None}
+        records = ((name, working(self.directory, name)) for name in self.part_names)
+        return {name: record.pid for name, record in records if record is not None}
 
     @classmethod
     def load(cls, directory: Path) -> ClusterInfo:
-        """Read what `up` wrote.
+        """Read `cluster.json`.
 
         Raises:
             PartError: no cluster was ever started in this folder.
         """
         directory = directory.resolve()
         try:
-            found = json.loads((directory / "cluster.json").read_text())
+            settings = json.loads((directory / "cluster.json").read_text())
         except FileNotFoundError:
             raise PartError(f"no cluster in {directory}; start one with `streamgauge up`") from None
-        paths = {name: Path(path) for name, path in found["jars"].items()}
+        paths = {name: Path(path) for name, path in settings["jars"].items()}
         return cls(
             directory=directory,
-            task_managers=found["task_managers"],
-            slots=found["slots"],
-            ports=Ports(**found["ports"]),
-            jars=Jars(**{**paths, "java": found["jars"]["java"]}),
-            worker_paths=tuple(map(Path, found["worker_paths"])),
+            task_managers=settings["task_managers"],
+            slots=settings["slots"],
+            ports=Ports(**settings["ports"]),
+            jars=Jars(**{**paths, "java": settings["jars"]["java"]}),
+            worker_paths=tuple(map(Path, settings["worker_paths"])),
         )
 
     def save(self) -> None:
         """Write `cluster.json`: the settings, and the addresses for people and scripts."""
         addresses = ("bootstrap_servers", "flink_rest_url", "job_endpoint", "worker_endpoint")
-        said = {name: getattr(self, name) for name in (*addresses, "checkpoint_uri")}
-        said["savepoint_uri"] = self.savepoint_uri
-        text = json.dumps({**asdict(self), **said}, default=str, indent=2)
+        uris = ("checkpoint_uri", "savepoint_uri")
+        derived = {name: getattr(self, name) for name in (*addresses, *uris)}
+        text = json.dumps({**asdict(self), **derived}, default=str, indent=2)
         replace_text(self.directory / "cluster.json", text + "\n")

@@ -1,12 +1,17 @@
-"""The jars of broker, Flink and job server: fetched once, then found in a cache folder.
+"""The jars of broker, Flink and job server: fetched once, checked, and kept in a cache folder.
 
-Each set is a folder named after the digest of what describes it, so a changed version is
-a new folder and an old release goes on using its own. A set is staged beside its place
-and renamed, under a lock: a reader sees all of it or nothing.
+The name of a set's folder contains a digest of its POM, of the recorded checksums and of the
+patched classes. A new version therefore gets a new folder, and an older release of streamgauge
+keeps using its own. A set is prepared in a temporary folder and renamed under a lock, so a
+reader sees all of it or nothing.
+
+    python -m streamgauge.infra.local.jars          fetches what is missing
+    python -m streamgauge.infra.local.jars --lock   records the checksums in infra/locks/jars.txt
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import os
@@ -14,30 +19,27 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
-from streamgauge.infra.errors import DownloadError, MissingToolError
-from streamgauge.infra.patches.java_classes import add_patch_jar
-
-Narrate = Callable[[str], None]
+from streamgauge.infra.errors import DownloadError, InfraError, MissingToolError
+from streamgauge.infra.local import downloads
+from streamgauge.infra.narrate import Narrate, silent
+from streamgauge.infra.patches import java_classes
 
 JAVA_VERSION_MIN = 17
-FLINK_PACKAGE = "apache-flink-libraries==1.19.3"
-#: What a session cluster needs of Flink's lib folder; the rest is SQL.
-FLINK_JARS = ("flink-dist-", "log4j-1.2-api-", "log4j-api-", "log4j-core-", "log4j-slf4j-impl-")
-MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies"
-DOWNLOAD_DEADLINE_S = 1800.0
+#: Recorded SHA-256 sums: "<sum> <set>/<file>" per line.
+LOCK = Path(__file__).parents[1] / "locks" / "jars.txt"
+SETS = ("kafka", "flink", "beam")
 
 
 @dataclass(frozen=True, slots=True)
 class Jars:
-    """Where the three sets of jars lie, and the Java to run them with."""
+    """The folders of the three sets of jars, and the Java to run them with."""
 
     java: str
     kafka: Path
@@ -45,27 +47,25 @@ class Jars:
     beam: Path
 
 
-def resolve(narrate: Narrate = lambda text: None, cache: Path | None = None) -> Jars:
+def resolve(narrate: Narrate = silent, cache: Path | None = None) -> Jars:
     """Find the jars, fetching what is missing.
 
     Args:
-        narrate: told one line per step, only when there is something to fetch.
+        narrate: receives one line per step, only when something must be fetched.
         cache: folder to keep the jars in; `None` is `default_cache()`.
 
     Raises:
         MissingToolError: no Java 17, or a download is needed and its tool is missing.
-        DownloadError: a download failed.
+        DownloadError: a download failed, or a jar is not the recorded one.
+        PatchError: a class to patch is not the one that the patch was written for.
     """
     java = find_java()
     cache = cache or default_cache()
-    return Jars(
-        java=java,
-        kafka=_jar_set(cache, "kafka", _settings("kafka.xml"), _fetch_kafka, narrate),
-        flink=_jar_set(
-            cache, "flink", " ".join((FLINK_PACKAGE, *FLINK_JARS)), _fetch_flink, narrate
-        ),
-        beam=_jar_set(cache, "beam", _settings("beam.xml", "beam_patch.py"), _fetch_beam, narrate),
-    )
+    folders = {
+        name: _jar_set(cache, name, _description(name), _fetch_and_check(name), narrate)
+        for name in SETS
+    }
+    return Jars(java=java, **folders)
 
 
 def default_cache() -> Path:
@@ -79,14 +79,14 @@ def find_java() -> str:
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
     wanted = f"the local cluster needs Java {JAVA_VERSION_MIN} or newer"
-    mend = f"install a JDK or JRE {JAVA_VERSION_MIN} and put it on PATH, or set JAVA_HOME to it"
+    fix = f"install a JDK or JRE {JAVA_VERSION_MIN} and put it on PATH, or set JAVA_HOME to it"
     if java is None:
-        place = f"JAVA_HOME={home}" if home else "PATH"
-        raise MissingToolError(f"{wanted}; found no java in {place}: {mend}")
+        searched = f"JAVA_HOME={home}" if home else "PATH"
+        raise MissingToolError(f"{wanted}; found no java in {searched}: {fix}")
     ran = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60)
     version = java_version(ran.stderr)
     if version is None or version < JAVA_VERSION_MIN:
-        raise MissingToolError(f"{wanted}; {java} is version {version or 'unknown'}: {mend}")
+        raise MissingToolError(f"{wanted}; {java} is version {version or 'unknown'}: {fix}")
     return java
 
 
@@ -107,8 +107,96 @@ def classpath(*folders: Path) -> str:
     return os.pathsep.join(str(jar) for folder in folders for jar in sorted(folder.glob("*.jar")))
 
 
-def _settings(*names: str) -> str:
-    return "".join(Path(__file__).with_name(name).read_text() for name in names)
+def recorded_sums(name: str) -> dict[str, str]:
+    """Read the recorded SHA-256 sum of every jar of a set, by file name."""
+    lines = (line.split() for line in LOCK.read_text().splitlines() if not line.startswith("#"))
+    pairs = ((path.partition("/"), digest) for digest, path in lines)
+    return {file: digest for (owner, _, file), digest in pairs if owner == name}
+
+
+def check_sums(name: str, folder: Path, recorded: Mapping[str, str]) -> None:
+    """Compare the jars in a folder with their recorded sums.
+
+    Raises:
+        DownloadError: a jar is missing, unexpected, or differs.
+    """
+    fetched = _sums(folder)
+    for file in sorted(fetched.keys() | recorded.keys()):
+        wanted, digest = recorded.get(file), fetched.get(file)
+        if wanted != digest:
+            raise DownloadError(
+                f"{name}: {file} must have the SHA-256 recorded in infra/locks/jars.txt,"
+                f" {wanted or 'which has no such jar'}; got {digest or 'no such file'}: a broken"
+                " or altered download; clear it from Maven's repository and try again. After a"
+                " change of versions run `make lock-jars`"
+            )
+
+
+def lock(narrate: Narrate = silent) -> None:
+    """Fetch all jars and record their sums; needed after a change of versions."""
+    lines = ["# SHA-256 of every jar that the local cluster runs; `make lock-jars` writes this."]
+    for name in SETS:
+        with tempfile.TemporaryDirectory() as work:
+            staged = Path(work) / "jars"
+            staged.mkdir()
+            _fetch(name, staged, narrate)
+            lines += [f"{digest} {name}/{file}" for file, digest in sorted(_sums(staged).items())]
+    LOCK.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Fetch the jars, or record their sums."""
+    parser = argparse.ArgumentParser(prog="streamgauge.infra.local.jars")
+    parser.add_argument("--lock", action="store_true", help="record the sums of all jars")
+    arguments = parser.parse_args()
+    try:
+        if arguments.lock:
+            lock(_to_stderr)
+        else:
+            resolve(_to_stderr)
+    except InfraError as error:
+        sys.exit(f"jars: {error}")
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _description(name: str) -> str:
+    """Describe what a set contains; comments and source text are no part of it."""
+    sums = "".join(f"{file} {digest}\n" for file, digest in sorted(recorded_sums(name).items()))
+    if name == "flink":
+        return f"{downloads.FLINK_PACKAGE}\n{sums}"
+    pom = ElementTree.canonicalize(from_file=str(_pom(name)), strip_text=True)
+    patches = java_classes.fingerprint() if name == "beam" else ""
+    return f"{pom}\n{sums}{patches}"
+
+
+def _pom(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.xml")
+
+
+def _fetch(name: str, staged: Path, narrate: Narrate) -> None:
+    if name == "flink":
+        downloads.fetch_flink(staged, narrate)
+    else:
+        downloads.fetch_maven(name, _pom(name), staged, narrate)
+
+
+def _fetch_and_check(name: str) -> Callable[[Path, Narrate], None]:
+    def fetch(staged: Path, narrate: Narrate) -> None:
+        _fetch(name, staged, narrate)
+        check_sums(name, staged, recorded_sums(name))
+        if name == "beam":
+            java_classes.write_patch_jar(staged, staged / java_classes.JAR_NAME)
+
+    return fetch
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.jar")
+    }
 
 
 def _jar_set(
@@ -142,84 +230,5 @@ def _locked(path: Path, narrate: Narrate) -> Iterator[None]:
         yield
 
 
-def _fetch_kafka(staged: Path, narrate: Narrate) -> None:
-    _fetch_maven("kafka", staged, narrate)
-
-
-def _fetch_beam(staged: Path, narrate: Narrate) -> None:
-    _fetch_maven("beam", staged, narrate)
-    add_patch_jar(staged)
-
-
-def _fetch_maven(name: str, staged: Path, narrate: Narrate) -> None:
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise MissingToolError(
-            f"the jars of {name} come through Maven once; found no mvn on PATH: install Maven 3"
-        )
-    narrate(f"{name}: fetching jars through Maven (once)")
-    # A copy: Maven must not write beside the installed package.
-    pom = Path(shutil.copy(Path(__file__).with_name(f"{name}.xml"), staged.with_name("pom.xml")))
-    command = [maven, "-B", "-f", str(pom), MAVEN_GOAL]
-    command += ["-DincludeScope=runtime", f"-DoutputDirectory={staged}"]
-    _run_download(command, name, narrate)
-
-
-def _fetch_flink(staged: Path, narrate: Narrate) -> None:
-    narrate("flink: fetching jars from the Python package index, 230 MB (once)")
-    downloads = staged.with_name("flink")
-    command = [*_pip(), "download", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
-    command += ["--no-deps", "--no-binary", ":all:", "--dest", str(downloads), FLINK_PACKAGE]
-    _run_download(command, "flink", narrate)
-    (archive,) = downloads.iterdir()
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            path = Path(member.name)
-            if path.parent.name == "lib" and path.name.startswith(FLINK_JARS):
-                member.name = path.name
-                tar.extract(member, staged, filter="data")
-
-
-def _pip() -> list[str]:
-    """Return a command that runs pip: this environment's, or one that uv lends."""
-    ran = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True)
-    if ran.returncode == 0:
-        return [sys.executable, "-m", "pip"]
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if uv is None:
-        raise MissingToolError(
-            "Flink's jars come as a Python package; found neither pip in this environment nor uv"
-            f" on PATH: run `{sys.executable} -m ensurepip`"
-        )
-    lend = [uv, "run", "--quiet", "--no-project", "--python", sys.executable, "--with", "pip"]
-    return [*lend, "python", "-m", "pip"]
-
-
-def _run_download(command: list[str], name: str, narrate: Narrate) -> None:
-    """Run a download to its end, saying how far it is."""
-    lines: list[str] = []
-    fetched = 0
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        timer = threading.Timer(DOWNLOAD_DEADLINE_S, process.kill)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines = [*lines[-14:], line.rstrip()]
-                if line.startswith("Downloaded from") and ".jar " in line:
-                    fetched += 1
-                    if fetched % 25 == 0:
-                        narrate(f"{name}: {fetched} jars")
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            timer.cancel()
-    if process.returncode != 0:
-        tail = "\n".join(f"    {line}" for line in lines)
-        raise DownloadError(
-            f"{name}: fetching jars failed (exit {process.returncode}); check the network and run"
-            f" `streamgauge up` again, what came so far is kept. The last lines were:\n{tail}"
-        )
+if __name__ == "__main__":
+    main()

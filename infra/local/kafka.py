@@ -46,24 +46,24 @@ def broker_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
 
 def server_properties(directory: Path, ports: Ports) -> str:
     """Write the broker's settings: one node, nothing expires, topics only on request."""
-    # Clients go where the broker says it is, so who must come through a proxy needs a
-    # listener that names the proxy.
+    # Clients connect to the address that the broker advertises, so clients of the proxy need a
+    # listener that advertises the proxy.
     listeners = {"PLAINTEXT": (ports.broker, ports.broker)}
     if ports.proxied:
         listeners["PROXIED"] = (ports.proxied, ports.proxy)
-    own = [f"{name}://127.0.0.1:{port}" for name, (port, _) in listeners.items()]
-    told = [f"{name}://127.0.0.1:{port}" for name, (_, port) in listeners.items()]
+    bound = [f"{name}://127.0.0.1:{port}" for name, (port, _) in listeners.items()]
+    advertised = [f"{name}://127.0.0.1:{port}" for name, (_, port) in listeners.items()]
     protocols = [f"{name}:PLAINTEXT" for name in (*listeners, "CONTROLLER")]
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": ",".join([*own, f"CONTROLLER://127.0.0.1:{ports.controller}"]),
-        "advertised.listeners": ",".join(told),
+        "listeners": ",".join([*bound, f"CONTROLLER://127.0.0.1:{ports.controller}"]),
+        "advertised.listeners": ",".join(advertised),
         "listener.security.protocol.map": ",".join(protocols),
         "log.dirs": directory / "kafka",
-        # Telemetry that is played in may be years old; by time it would be deleted at once.
+        # Replayed telemetry may be years old; retention by time would delete it at once.
         "log.retention.ms": -1,
         "log.retention.bytes": -1,
         "auto.create.topics.enable": "false",
@@ -83,10 +83,10 @@ def server_properties(directory: Path, ports: Ports) -> str:
 
 
 def answers_metadata(port: int) -> bool:
-    """Tell whether the broker answers a metadata request, not only the TCP handshake."""
+    """Tell whether the broker answers a metadata request; an open port is not enough."""
     if not is_listening(port):
         return False
-    # The client writes connection trouble to stderr by itself; while starting it is expected.
+    # The client logs connection errors to stderr, and while the broker starts they are normal.
     client = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}"}, logger=_SILENT)
     try:
         return bool(client.list_topics(timeout=5.0).brokers)

@@ -2,12 +2,14 @@
 
     python -m streamgauge.infra.local.worker_pool PORT.
 
-The same service as `apache_beam.runners.worker.worker_pool_main`, which listens on all
-interfaces, starts whatever `python` is on PATH, and gives its workers a pipe for stdout
-that nobody reads (a worker that prints 64 kB then hangs). Two things more: workers are
-forked from a process that has imported Beam already, so four of them start in a second
-rather than in ten; and workers whose TaskManager is gone are ended, which after `kill -9`
-of a TaskManager nobody else does.
+It offers the same service as `apache_beam.runners.worker.worker_pool_main`. That pool listens on
+all interfaces, starts whatever `python` is on PATH, and gives its workers a pipe for stdout that
+is never read, so a worker that prints 64 kB hangs.
+
+This pool also forks workers from a process that has already imported Beam, so four of them start
+in one second instead of ten. It ends workers whose TaskManager is gone; after `kill -9` of a
+TaskManager nothing else does. Its workers carry the patches of `infra/patches`, and it refuses to
+start with a release of Beam for which these were not tested.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
+from streamgauge.infra.errors import PatchError
 from streamgauge.infra.local.workers import WORKER_NAME
+from streamgauge.infra.patches.releases import require_known_beam
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -37,7 +41,7 @@ _LOG = logging.getLogger("streamgauge.infra.local.worker_pool")
 _GRACE_S = 2.0
 _REAP_EVERY_S = 1.0
 _PR_SET_NAME = 15
-# Not our own modules: a pool that lives for days would go on serving their old text.
+# None of streamgauge's modules: a pool that runs for days would keep serving their old code.
 _PRELOAD = ["apache_beam.runners.worker.sdk_worker", "numpy", "pyarrow"]
 
 
@@ -45,8 +49,8 @@ class LoopbackPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Starts and ends one SDK worker process per request of a TaskManager."""
 
     def __init__(self) -> None:
-        # Forking from a server of its own: this process has gRPC threads, which a plain fork
-        # would leave behind in an unknown state.
+        # A fork of this process would copy locks that its gRPC threads hold, so workers are
+        # forked from a separate server process.
         self._fork = multiprocessing.get_context("forkserver")
         self._fork.set_forkserver_preload(_PRELOAD)
         self._lock = threading.Lock()
@@ -72,7 +76,7 @@ class LoopbackPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def reap(self) -> None:
-        """Forget workers that ended, and end those whose TaskManager no longer listens."""
+        """Drop workers that have ended, and end those whose TaskManager no longer listens."""
         with self._lock:
             known = dict(self._workers)
         gone = {endpoint for endpoint, _ in known.values() if refuses(endpoint)}
@@ -89,7 +93,7 @@ class LoopbackPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def _end(self, worker_ids: Iterable[str]) -> None:
         with self._lock:
             ending = [(name, self._workers.pop(name, None)) for name in worker_ids]
-        live = [(name, found[1]) for name, found in ending if found is not None]
+        live = [(name, entry[1]) for name, entry in ending if entry is not None]
         for _, process in live:
             process.terminate()
         for name, process in live:
@@ -101,25 +105,25 @@ class LoopbackPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
 
 def run_worker(endpoint: str, worker_id: str) -> None:
-    """Be an SDK worker; runs in the forked process."""
+    """Run an SDK worker in the forked process."""
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    from streamgauge.infra.patches import python_worker
+    from streamgauge.infra.patches import state_writes, step_sampler
 
-    # Forked processes share one command line; by this name `worker_pids` knows them.
+    # Forked processes share one command line; `worker_pids` recognises them by this name.
     ctypes.CDLL(None).prctl(_PR_SET_NAME, WORKER_NAME.encode())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _set_up_logging()
-    if not python_worker.apply():
-        _LOG.warning("this worker's Beam is not %s: it works, but slower", python_worker.BEAM)
-    # What was imported stays; blocks of messages are no garbage. A collector that looks through
-    # both again and again takes a tenth of the time.
+    step_sampler.install()
+    # Imported modules stay and blocks of messages form no cycles, so collecting garbage often
+    # would only cost time: a tenth of it with Python's defaults.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
     # Beam's state cache stays off: with it on, every state access walks object graphs.
     worker = SdkHarness(
         endpoint, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=-1
     )
+    state_writes.install(worker)
     worker.run()
 
 
@@ -138,6 +142,10 @@ def refuses(endpoint: str) -> bool:
 def main() -> None:
     """Serve until SIGTERM."""
     _set_up_logging()
+    try:
+        require_known_beam()
+    except PatchError as error:
+        sys.exit(f"worker pool: {error}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     pool = LoopbackPool()
     server = grpc.server(
@@ -145,7 +153,8 @@ def main() -> None:
         # TaskManagers ping idle connections; gRPC's default is to hang up on that.
         options=[("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0)],
     )
-    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    add: Any = beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server  # untyped
+    add(pool, server)
     server.add_insecure_port(f"127.0.0.1:{int(sys.argv[1])}")
     server.start()
     try:
@@ -159,7 +168,7 @@ def main() -> None:
 
 def _set_up_logging() -> None:
     layout = "%(asctime)s %(levelname)s %(process)d %(name)s - %(message)s"
-    # `force`: importing Beam has logged something, and so set up the default.
+    # `force`: an import of Beam has logged, and thereby configured, logging already.
     logging.basicConfig(level=logging.INFO, format=layout, force=True)
 
 

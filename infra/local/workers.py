@@ -1,4 +1,4 @@
-"""The pool of Python workers: the process that Beam asks for an SDK worker per slot."""
+"""The part that runs the pool of Python workers; Beam asks it for one SDK worker per slot."""
 
 from __future__ import annotations
 
@@ -44,31 +44,35 @@ def pool_part(
 
 
 def worker_pids(directory: Path) -> list[int]:
-    """List the live SDK workers of a cluster, those that lost their pool included."""
-    found = marked(f"{parts.MARK}={directory}")
-    return sorted(pid for pid in found if _name(pid) == WORKER_NAME)
+    """List the live SDK workers of a cluster, including those whose pool is gone."""
+    pids = marked(f"{parts.MARK}={directory}")
+    return sorted(pid for pid in pids if _name(pid) == WORKER_NAME)
 
 
 def _name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:  # ended since
+    except OSError:  # it has ended
         return ""
 
 
 def _worker_environment() -> dict[str, str]:
-    # Several workers share the cores; with a BLAS pool each they hinder one another
-    # (92,000 against 128,000 events/s), and the scorer's equal bits need one thread.
+    # Several workers share the cores. With a BLAS pool each, throughput falls from 128,000 to
+    # 92,000 events/s, and the scorer's results are equal bit for bit only with one thread.
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Blocks of a megabyte come and go, and are made in one thread and freed in another. By
-    # default glibc maps and unmaps each of them, keeps an arena per thread, and Arrow gives back
-    # what it frees: a third of the time would go into the kernel's page faults.
+    # Blocks of a megabyte are allocated in one thread and freed in another. By default glibc
+    # maps and unmaps each of them and keeps an arena per thread, and Arrow returns freed memory
+    # to the kernel: page faults would then take a third of the time.
     memory = {
         "MALLOC_MMAP_THRESHOLD_": "268435456",
         "MALLOC_TRIM_THRESHOLD_": "536870912",
         "MALLOC_ARENA_MAX": "1",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
     }
-    # What a worker starts by the name `python` is this environment's too.
-    own = str(Path(sys.executable).parent)
-    return {**threads, **memory, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    # A worker that starts `python` gets the Python of this environment.
+    bin_folder = str(Path(sys.executable).parent)
+    return {
+        **threads,
+        **memory,
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }

@@ -1,13 +1,15 @@
-"""Starts, looks at and stops the parts of one cluster folder."""
+"""Starts, inspects and stops the parts of one cluster folder."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from streamgauge.infra.errors import PartError
+from streamgauge.infra.narrate import Narrate
 from streamgauge.infra.processes.parts import MARK, Part, log_path, record_path, supervisor_path
 from streamgauge.infra.processes.ports import Ports
 from streamgauge.infra.processes.process import (
@@ -19,14 +21,14 @@ from streamgauge.infra.processes.process import (
     wait_healthy,
     wait_until,
 )
+from streamgauge.infra.processes.slowness import slowness
 
-Narrate = Callable[[str], None]
 _STRAY_GRACE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """How one part is."""
+    """The state of one part."""
 
     name: str
     #: `healthy`, `unhealthy` (runs but does not answer) or `stopped`.
@@ -36,8 +38,23 @@ class PartStatus:
     log: Path
 
 
-def start(todo: Sequence[Part], directory: Path, ports: Ports, narrate: Narrate) -> None:
+def start(
+    todo: Sequence[Part],
+    directory: Path,
+    ports: Ports,
+    *,
+    narrate: Narrate,
+    timeout_s: float | None = None,
+) -> None:
     """Start parts and wait until all are healthy; if one is not, stop them all again.
+
+    Args:
+        todo: the parts, in the order in which they start.
+        directory: the cluster's folder.
+        ports: the cluster's ports.
+        narrate: receives a line per healthy part.
+        timeout_s: longest wait for one part; `None` is the limit of the part, extended by
+            how slow this machine is.
 
     Raises:
         PartError: a port is taken, or a part died or did not become healthy in time.
@@ -47,9 +64,10 @@ def start(todo: Sequence[Part], directory: Path, ports: Ports, narrate: Narrate)
         for part in todo:
             part.prepare()
             _spawn(part, directory)
+        started_s = time.monotonic()
         for part in todo:
-            await_healthy(part, directory)
-            narrate(f"{part.name} is healthy")
+            await_healthy(part, directory, timeout_s)
+            narrate(f"{part.name} is healthy after {time.monotonic() - started_s:.0f} s")
     except BaseException:
         stop_parts(directory, [part.name for part in todo])
         raise
@@ -67,29 +85,33 @@ def check_ports(todo: Iterable[Part], ports: Ports) -> None:
                 )
 
 
-def await_healthy(part: Part, directory: Path) -> None:
-    """Wait until a started part is of use."""
+def await_healthy(part: Part, directory: Path, timeout_s: float | None = None) -> None:
+    """Wait until a started part is healthy.
+
+    Raises:
+        PartError: it died or did not become healthy in time.
+    """
     wait_healthy(
         part.name,
         lambda: is_running(directory, part.name),
         lambda: is_healthy(part, directory),
-        part.deadline_s,
+        part.deadline_s * slowness() if timeout_s is None else timeout_s,
         log_path(directory, part.name),
     )
 
 
 def is_healthy(part: Part, directory: Path) -> bool:
-    """Tell whether the part's working process lives and is of use."""
+    """Tell whether the part's working process runs and passes its health check."""
     record = working(directory, part.name)
     return record is not None and part.is_healthy(record)
 
 
 def part_status(part: Part, directory: Path) -> PartStatus:
-    """Look at one part."""
+    """Return the state of one part."""
     record = working(directory, part.name)
     log = log_path(directory, part.name)
     if record is None:
-        # A supervisor that is about to start its child again is not "stopped".
+        # A supervisor that will start its child again is not "stopped".
         state = "unhealthy" if is_running(directory, part.name) else "stopped"
         return PartStatus(part.name, state, None, log)
     state = "healthy" if part.is_healthy(record) else "unhealthy"
@@ -97,7 +119,7 @@ def part_status(part: Part, directory: Path) -> PartStatus:
 
 
 def is_running(directory: Path, name: str) -> bool:
-    """Tell whether the part's supervisor lives or, if it has none, the part itself."""
+    """Tell whether the part's supervisor runs or, if it has none, the part itself."""
     record = ProcessRecord.load(supervisor_path(directory, name))
     if record is None:
         record = ProcessRecord.load(record_path(directory, name))
@@ -123,18 +145,18 @@ def stop_parts(directory: Path, names: Iterable[str]) -> None:
 
 
 def stop_strays(directory: Path) -> int:
-    """Stop what belongs to the cluster and is in no record; return how many there were.
+    """Stop processes of the cluster that no record names; return how many there were.
 
-    Those are SDK workers whose pool was killed: they carry the cluster's mark.
+    These are SDK workers whose pool was killed; their environment carries the cluster's mark.
     """
     mark = f"{MARK}={directory}"
-    # What the pool leaves behind ends by itself as a rule, a moment after it.
+    # Workers usually end by themselves soon after their pool.
     wait_until(lambda: not marked(mark), _STRAY_GRACE_S)
     strays = []
     for pid in marked(mark):
         try:
             strays.append(ProcessRecord.of(pid))
-        except PartError:  # ended since
+        except PartError:  # it has ended
             continue
     stop(strays, grace_s=2.0)
     return len(strays)
@@ -148,7 +170,7 @@ def _spawn(part: Part, directory: Path) -> None:
     command = part.command
     if part.supervision != "none":
         tied = ["--tied"] if part.supervision == "tied" else []
-        own = [
+        supervise = [
             sys.executable,
             "-P",
             "-m",
@@ -157,5 +179,5 @@ def _spawn(part: Part, directory: Path) -> None:
             str(path),
             "--",
         ]
-        command, path = [*own, *command], supervisor
+        command, path = [*supervise, *command], supervisor
     spawn(command, part.environment, log_path(directory, part.name)).save(path)

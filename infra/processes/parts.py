@@ -1,4 +1,4 @@
-"""What a part of the cluster is: a command, the ports it takes, and how to tell it is well."""
+"""Describes a part of the cluster: its command, its ports and its health check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Part:
     environment: Mapping[str, str]
     #: Names of the ports in `Ports` that it listens on.
     ports: tuple[str, ...]
-    #: Given the record of the process that does the work: is it of use?
+    #: The health check, called with the record of the process that does the work.
     is_healthy: Callable[[ProcessRecord], bool]
     deadline_s: float
     #: `restart`: started again whenever it ends. `tied`: ends when the caller ends.
@@ -34,7 +34,7 @@ class Part:
 
 
 def environment(directory: Path, python_paths: Iterable[Path] = (), **more: str) -> dict[str, str]:
-    """Build the environment of a part: ours, the mark, and where Python finds modules.
+    """Build the environment of a part: the caller's, the mark, and the import path.
 
     The root of this package is among the paths, so that a checkout needs no installation.
     """
@@ -45,12 +45,12 @@ def environment(directory: Path, python_paths: Iterable[Path] = (), **more: str)
 
 
 def record_path(directory: Path, name: str) -> Path:
-    """Return where the record of the process that does a part's work lies."""
+    """Return the path of the record of the process that does a part's work."""
     return directory / "run" / f"{name}.json"
 
 
 def supervisor_path(directory: Path, name: str) -> Path:
-    """Return where the record of a part's supervisor lies, if it has one."""
+    """Return the path of the record of a part's supervisor, if it has one."""
     return directory / "run" / f"{name}.supervisor.json"
 
 

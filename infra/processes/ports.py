@@ -1,4 +1,4 @@
-"""The ports of the local cluster: fixed and well known for people, free ones for tests."""
+"""The ports of the local cluster: well-known ones for users, free ones for tests."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class Ports:
     workers: int = 50000
     #: Kafka clients that come through a proxy; 0: there is no such listener.
     proxied: int = 0
-    #: The proxy itself, where those clients are told to find the broker; nothing of ours.
+    #: The proxy, whose address the broker advertises to those clients; no part listens here.
     proxy: int = 0
-    #: ZooKeeper, in which the JobManager keeps what a successor needs; 0: there is none, and
+    #: ZooKeeper, which holds what the successor of a JobManager needs; 0: there is none, and
     #: jobs end with their JobManager.
     zookeeper: int = 0
 
     @classmethod
     def free(cls, *optional: str) -> Ports:
-        """Choose ports that are free now; all are held while choosing, so none comes twice.
+        """Choose different ports that are free now.
 
         Args:
-            optional: which of the services that are off by default get a port too.
+            optional: names of services, off by default, that get a port too.
         """
-        with ExitStack() as held:
+        with ExitStack() as probes:  # all are open until the last is chosen
             chosen = {}
             for service in fields(cls):
                 if service.default or service.name in optional:
-                    probe = held.enter_context(socket.socket())
+                    probe = probes.enter_context(socket.socket())
                     probe.bind(("127.0.0.1", 0))
                     chosen[service.name] = probe.getsockname()[1]
         return cls(**chosen)

@@ -1,8 +1,8 @@
 """Processes that outlive the command that started them: records, health, deadlines.
 
 A process is identified by its pid *and* its start time, because pids are reused:
-a recorded pid whose start time differs is somebody else's process and is never
-signalled. Needs Linux (`/proc`), as the containers and CI machines have it.
+a recorded pid whose start time differs belongs to another process and is never
+signalled. Needs Linux (`/proc`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CAUSE = re.compile(r"\b(ERROR|FATAL)\b|^Caused by|^Exception in|Error:")
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """Who a process is, so that it can be recognised later."""
+    """The identity of a process, to recognise it later."""
 
     pid: int
     #: clock ticks from boot to the start of the process, field 22 of `/proc/<pid>/stat`.
@@ -57,16 +57,16 @@ class ProcessRecord:
             return None
 
     def save(self, path: Path) -> None:
-        """Write the record in one step, so that no reader sees half of it."""
+        """Write the record in one step, so that no reader sees part of it."""
         replace_text(path, json.dumps(asdict(self)))
 
     def is_alive(self) -> bool:
-        """Tell whether this very process still runs (a zombie does not)."""
+        """Tell whether the recorded process still runs (a zombie does not)."""
         _reap(self.pid)
         return _stat(self.pid) == ("live", self.start_ticks)
 
     def send(self, signal_number: int) -> bool:
-        """Signal the process if it is still ours; tell whether it was."""
+        """Signal the process if it is still the recorded one; return whether it was."""
         if not self.is_alive():
             return False
         try:
@@ -77,7 +77,7 @@ class ProcessRecord:
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> ProcessRecord:
-    """Start a process in a session of its own, its output appended to `log`."""
+    """Start a process in a new session, with its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
@@ -85,8 +85,8 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    # Not `subprocess`: its objects complain when they are dropped while the process runs,
-    # and running on is the purpose here.
+    # Not `subprocess`: its objects warn when they are dropped while the process still runs,
+    # and these processes must outlive the caller.
     pid = os.posix_spawnp(
         command[0],
         list(command),
@@ -125,26 +125,30 @@ def wait_healthy(
     deadline_s: float,
     log: Path,
 ) -> None:
-    """Wait for a part that is starting.
+    """Wait until a starting part is healthy.
 
     Raises:
         PartError: it died, or is not healthy in time; the text ends with its last log lines.
     """
 
-    def is_stationary() -> bool:
+    def is_decided() -> bool:
         return not is_running() or is_healthy()
 
-    in_time = wait_until(is_stationary, deadline_s)
+    in_time = wait_until(is_decided, deadline_s)
     if in_time and is_running():
         return
-    what = "died while starting" if in_time else f"is not healthy after {deadline_s:g} s"
-    raise PartError(f"{name} {what}; its log {log} ends with:\n{log_tail(log)}")
+    problem = (
+        "died while starting"
+        if in_time
+        else f"is not healthy after {deadline_s:g} s (`up --start-timeout` sets the limit)"
+    )
+    raise PartError(f"{name} {problem}; its log {log} ends with:\n{log_tail(log)}")
 
 
 def log_tail(log: Path) -> str:
     """Return what a log ends with, indented, for an error text.
 
-    Causes come first: a JVM writes many lines while it shuts down because of them.
+    Causes come first, because a JVM writes many lines while it shuts down.
     """
     try:
         lines = log.read_bytes()[-200_000:].decode("utf-8", "replace").splitlines()
@@ -158,21 +162,20 @@ def log_tail(log: Path) -> str:
 def marked(mark: str) -> list[int]:
     """List the live processes whose environment carries `mark` ("NAME=value").
 
-    This finds children that lost their parent as well, which a walk down the process tree
-    would miss.
+    Unlike a walk down the process tree, this also finds children that lost their parent.
     """
     wanted = mark.encode()
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             if wanted not in (entry / "environ").read_bytes().split(b"\0"):
                 continue
-        except OSError:  # ended meanwhile, or another user's
+        except OSError:  # it has ended, or belongs to another user
             continue
-        found.append(int(entry.name))  # a zombie has no environment and is not here
-    return found
+        pids.append(int(entry.name))  # a zombie has no environment and is not listed
+    return pids
 
 
 def is_listening(port: int, host: str = "127.0.0.1") -> bool:
@@ -213,6 +216,6 @@ def _stat(pid: int) -> tuple[str, int] | None:
 
 
 def _reap(pid: int) -> None:
-    """Collect the process if it is a child of ours that ended, so that it is no zombie."""
+    """Collect the exit code of an ended child, so that it does not stay a zombie."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

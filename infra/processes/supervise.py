@@ -1,10 +1,10 @@
-"""Watches over one process.
+"""Supervises one process: starts it again when it ends.
 
     python -m streamgauge.infra.processes.supervise [--tied] RECORD -- COMMAND…
 
-What a container platform does for a pod: a process that ends is started again, unless it
-keeps ending right away. With `--tied` it is not; it ends with the program that wanted it.
-The child never outlives its supervisor, however that ends.
+It does what a container platform does for a pod: a process that ends is started again, unless it
+ends right after every start. With `--tied` the process runs once, and ends with the program that
+started the supervisor. The child never outlives its supervisor, not even after `kill -9`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from streamgauge.infra.processes.process import ProcessRecord
 
-#: A child that ends sooner than this has not come up.
+#: A child that ends sooner than this did not start properly.
 QUICK_S = 10.0
-#: After so many quick ends in a row the supervisor gives up, so that `up` can say why.
+#: After this many quick ends in a row the supervisor gives up, so that `up` reports the cause.
 QUICK_ENDS_MAX = 5
 _PAUSE_S = 1.0
 _GRACE_S = 10.0
@@ -43,13 +43,13 @@ def supervise(command: Sequence[str], record: Path) -> int:
     while True:
         started = time.monotonic()
         code = run_once(command, record)
-        # A child that was killed did not end by itself, however young it was.
-        by_itself = code != -signal.SIGKILL
-        is_quick = by_itself and time.monotonic() - started < QUICK_S
+        # A killed child did not end by itself, even right after its start.
+        is_voluntary = code != -signal.SIGKILL
+        is_quick = is_voluntary and time.monotonic() - started < QUICK_S
         quick_ends = quick_ends + 1 if is_quick else 0
-        _say(f"{command[0]} ended with {code}")
+        _log(f"{command[0]} ended with {code}")
         if quick_ends >= QUICK_ENDS_MAX:
-            _say(f"giving up: it ended within {QUICK_S:g} s {quick_ends} times in a row")
+            _log(f"giving up: it ended within {QUICK_S:g} s {quick_ends} times in a row")
             return code
         time.sleep(_PAUSE_S)
 
@@ -61,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("record", type=Path)
     parser.add_argument("--tied", action="store_true")
     parser.add_argument("command", nargs="+")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if given.tied:
-        return run_once(given.command, given.record, parent)
-    return supervise(given.command, given.record)
+    if options.tied:
+        return run_once(options.command, options.record, parent)
+    return supervise(options.command, options.record)
 
 
 def run_once(command: Sequence[str], record: Path, parent: int | None = None) -> int:
@@ -94,11 +94,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _die_with_parent() -> None:
-    """Run in the child before it becomes the command: let the kernel end it with us."""
+    """Let the kernel end this child with its supervisor; runs in the child before the command."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"supervise: {text}", file=sys.stderr, flush=True)
 
 

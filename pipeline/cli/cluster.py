@@ -28,6 +28,13 @@ def up(
     rest_port: Annotated[int, typer.Option(help="Port of Flink's REST API.")] = 8081,
     job_port: Annotated[int, typer.Option(help="Port of Beam's job server.")] = 8099,
     workers_port: Annotated[int, typer.Option(help="Port of the worker pool.")] = 50000,
+    start_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Longest wait for a part, seconds; by default about 60, more on a slow machine.",
+            min=1.0,
+        ),
+    ] = None,
 ) -> None:
     """Start the local cluster: Kafka, Flink, Beam's job server and the Python workers."""
     from streamgauge.infra.local import cluster
@@ -35,7 +42,13 @@ def up(
     from streamgauge.infra.processes.ports import Ports
 
     ports = Ports(broker=broker_port, rest=rest_port, job=job_port, workers=workers_port)
-    spec = ClusterSpec(folder or cluster_folder(), task_managers, slots, ports)
+    spec = ClusterSpec(
+        folder or cluster_folder(),
+        task_managers=task_managers,
+        slots=slots,
+        ports=ports,
+        start_timeout_s=start_timeout,
+    )
     info = cluster.up(spec, to_stderr)
     for name, value in (
         ("kafka.bootstrap_servers", info.bootstrap_servers),

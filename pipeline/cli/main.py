@@ -20,6 +20,7 @@ import typer
 
 from streamgauge.models.errors import ConfigError, StreamgaugeError
 from streamgauge.pipeline.cli import cluster, jobs, training
+from streamgauge.pipeline.cli.deploy import deploy_app
 from streamgauge.pipeline.cli.options import (
     PROGRAM,
     AnyConfigOption,
@@ -60,6 +61,7 @@ training.add_to(app)
 jobs.add_to(app)
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(state_app, name="state")
+app.add_typer(deploy_app, name="deploy")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.errors import PartError
 from streamgauge.infra.processes.process import (
     ProcessRecord,
@@ -66,7 +67,7 @@ def test_a_reused_pid_is_not_taken_for_ours_and_not_signalled(sleeper: ProcessRe
 def test_stop_kills_what_does_not_end(tmp_path: Path, environment: dict[str, str]) -> None:
     log = tmp_path / "log"
     record = spawn(STUBBORN, environment, log)
-    assert wait_until(lambda: log.read_text() == "ready\n", 10.0)
+    assert wait_until(lambda: log.read_text() == "ready\n", deadline(10.0))
 
     stop([record], grace_s=0.2)
 
@@ -77,7 +78,7 @@ def test_marked_finds_exactly_the_processes_with_the_mark(
     sleeper: ProcessRecord, tmp_path: Path
 ) -> None:
     # The kernel shows a new process's environment a moment after its start.
-    assert wait_until(lambda: marked(f"{MARK}={tmp_path}") == [sleeper.pid], 5.0)
+    assert wait_until(lambda: marked(f"{MARK}={tmp_path}") == [sleeper.pid], deadline(5.0))
     assert marked(f"{MARK}={tmp_path}x") == []
 
 

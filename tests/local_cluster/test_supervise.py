@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.processes import parts, supervise
 from streamgauge.infra.processes.process import ProcessRecord, spawn, stop, wait_until
 
@@ -32,11 +33,11 @@ def supervisor(tmp_path: Path) -> Iterator[ProcessRecord]:
 
 
 def child(tmp_path: Path, other_than: int | None = None) -> ProcessRecord:
-    def found() -> bool:
+    def is_another() -> bool:
         record = ProcessRecord.load(tmp_path / "child.json")
         return record is not None and record.pid != other_than and record.is_alive()
 
-    assert wait_until(found, 10.0)
+    assert wait_until(is_another, deadline(10.0))
     record = ProcessRecord.load(tmp_path / "child.json")
     assert record is not None
     return record
@@ -75,7 +76,7 @@ def test_the_child_ends_with_its_supervisor(
 
     supervisor.send(how)
 
-    assert wait_until(lambda: not running.is_alive(), 5.0)
+    assert wait_until(lambda: not running.is_alive(), deadline(5.0))
 
 
 def test_a_child_that_keeps_ending_is_given_up(

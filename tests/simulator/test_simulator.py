@@ -7,7 +7,7 @@ import pytest
 import simulator.bugs
 import simulator.bugs_of_alerts
 import simulator.bugs_of_logs
-import simulator.bugs_of_starts  # noqa: F401  (they fill BUGS)
+import simulator.bugs_of_starts
 from fixtures.blocks import chain, make_block, new_cells
 from simulator.mutation import BUGS
 from simulator.reference import FEATURES, POLICIES, Reference

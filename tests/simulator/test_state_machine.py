@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 import simulator.bugs
 import simulator.bugs_of_alerts
-import simulator.bugs_of_starts  # noqa: F401  (they fill BUGS)
+import simulator.bugs_of_starts
 from simulator.expected_state import Violation
 from simulator.mutation import BUGS
 from simulator.plan import RUNNERS_HELD_MAX, draw

@@ -1,4 +1,4 @@
-"""The one cluster that all system tests share; each test makes topics and jobs of its own."""
+"""The cluster that all system tests share; each test creates new topics and jobs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterInfo]:
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact for the server machine data, which is calmer than noise: alerts are common."""
+    """An artifact for the server machine data; its low variance makes alerts common."""
     directory = tmp_path_factory.mktemp("artifact") / "made"
     return make_artifact(directory, features=38, hidden=64, calmer=0.6)
 
 
 @pytest.fixture
 def jobs(cluster: ClusterInfo) -> Iterator[live.Jobs]:
-    """Starts live jobs; what a test leaves running is cancelled."""
+    """Starts live jobs; those that still run after a test are cancelled."""
     started = live.Jobs(cluster)
     yield started
     started.cancel_all()
@@ -54,10 +54,10 @@ def scored_fleet(cluster: ClusterInfo, artifact: Path) -> outcome.ScoredFleet:
 
 @pytest.fixture
 def table(request: pytest.FixtureRequest) -> Table:
-    """Where the rows of the fault matrix go."""
-    found = request.config.stash[TABLE]
-    found.is_settled = False
-    return found
+    """The table to which a test adds its row of the fault matrix."""
+    rows = request.config.stash[TABLE]
+    rows.is_settled = False
+    return rows
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where brokers are killed, kafka-python drops sockets that were broken off."""
+    """Ignore sockets that kafka-python does not close after a broker was killed."""
     for item in items:
         if item.get_closest_marker("fault"):
             ignored = "ignore:unclosed <socket.socket:ResourceWarning"
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give a row of the matrix that broke before its verdict a line in the table too."""
+    """Add a row for a fault test that failed before its verdict."""
     report = yield
     table = item.config.stash[TABLE]
     if item.get_closest_marker("fault") and call.excinfo is not None and not table.is_settled:

@@ -78,10 +78,10 @@ def test_a_flipped_bit_and_a_lost_score_of_a_live_job_are_caught(
     path.write_text(json.dumps(dataclasses.asdict(config)))
 
     chosen = [f"--entity={name}" for name in (altered, robbed, left_alone)]
-    said = CliRunner().invoke(app, ["audit", "-c", str(path), *chosen, "--json"])
+    ran = CliRunner().invoke(app, ["audit", "-c", str(path), *chosen, "--json"])
 
-    assert said.exit_code == 1
-    *lines, last = said.stdout.splitlines()
+    assert ran.exit_code == 1
+    *lines, last = ran.stdout.splitlines()
     where = "/".join(map(str, flipped[0]))
     assert lines[-1].startswith(
         f"NOT exact: 1 scores differ, 1 are missing. First: {altered}, {where}: score must be "
@@ -103,7 +103,7 @@ def test_scores_that_are_still_to_come_are_not_missing(
 
 
 @pytest.mark.parametrize("form", ["arrow", "json"])
-def test_entities_older_than_the_log_are_told_from_new_ones(
+def test_entities_older_than_the_log_are_distinguished_from_new_ones(
     cluster: ClusterInfo, tmp_path: Path, form: str
 ) -> None:
     config = small_job(cluster, tmp_path, form)
@@ -114,15 +114,15 @@ def test_entities_older_than_the_log_are_told_from_new_ones(
     for done in client.delete_records([TopicPartition(config.input.topic, 0, 60)]).values():
         done.result(30)
 
-    told: list[str] = []
-    report = audit(config, narrate=told.append)
+    lines: list[str] = []
+    report = audit(config, narrate=lines.append)
 
     assert report.is_exact
     assert report.truncated_partitions == [0]
     assert {one.entity_id for one in report.entities if one.left_out == OLDER} == set(EARLY)
     assert {one.entity_id for one in report.audited} == set(LATE)
     assert report.total("compared") == len(LATE) * 30
-    assert any("entities older than the log cannot be derived" in line for line in told)
+    assert any("entities older than the log cannot be derived" in line for line in lines)
     with pytest.raises(ConfigError, match="must have begun within the log; all 2 are left out"):
         audit(config, named=EARLY, narrate=live.silent)
 
@@ -148,14 +148,14 @@ def copy_scores(
     assert config.scores.topic is not None
     topic = live.new_name("altered")
     live.create_topic(cluster, topic, PARTITIONS)
-    found = []
+    actual = []
     for m in sorted(
         live.read_all(cluster, config.scores.topic), key=lambda m: (m.partition, m.offset)
     ):
         table = change(pa.Table.from_batches(live.batches(m.value)))
         if len(table):
-            found.append(Outgoing(m.key, stream(table), m.headers, 0))
-    send(cluster, topic, found)
+            actual.append(Outgoing(m.key, stream(table), m.headers, 0))
+    send(cluster, topic, actual)
     return dataclasses.replace(config, scores=dataclasses.replace(config.scores, topic=topic))
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 def test_backtest_says_what_the_live_job_said(
     cluster: ClusterInfo, scored_fleet: ScoredFleet, runner: str, tmp_path: Path
 ) -> None:
-    config, found = scored_fleet.config, scored_fleet.found
+    config, actual = scored_fleet.config, scored_fleet.actual
     before = output_ends(cluster, config)
 
     replay, summary = backtest(
@@ -29,27 +29,27 @@ def test_backtest_says_what_the_live_job_said(
     )
 
     replayed = outcome.plain(replay.scores)
-    assert outcome.differing(replayed, found.scores) == 0
-    assert len(replayed) == len(found.scores)
-    assert {alert["id"]: alert for alert in replay.alerts} == found.alerts
+    assert outcome.differing(replayed, actual.scores) == 0
+    assert len(replayed) == len(actual.scores)
+    assert {alert["id"]: alert for alert in replay.alerts} == actual.alerts
     letters = {letter["id"]: letter["reason"] for letter in replay.dead_letters}
-    assert letters == {name: about["reason"] for name, about, _ in found.letters}
+    assert letters == {name: about["reason"] for name, about, _ in actual.letters}
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert (summary["events"], summary["entities"]) == (len(found.scores), 1_000)
+    assert (summary["events"], summary["entities"]) == (len(actual.scores), 1_000)
     assert output_ends(cluster, config) == before, "a backtest must not write to live topics"
 
 
 def test_backtest_of_part_of_a_range_scores_exactly_its_events(
     cluster: ClusterInfo, scored_fleet: ScoredFleet, tmp_path: Path
 ) -> None:
-    config, found = scored_fleet.config, scored_fleet.found
+    config, actual = scored_fleet.config, scored_fleet.actual
     inside = {0: range(1000, 1500), 1: range(2000, 2500)}
 
     replay, _ = backtest(
         config, "0:1000,1:2000", "0:1500,1:2500", out=tmp_path, narrate=live.silent
     )
 
-    events = outcome.events_of(found.scores)
+    events = outcome.events_of(actual.scores)
     expected = [event for event in events if event[1] in inside.get(event[0], ())]
     assert outcome.events_of(replay.scores) == expected
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.infra.narrate import Narrate
 from streamgauge.models.blocks.scored_block import TOO_MANY_ENTITIES
 from streamgauge.pipeline.config import Config
 from system.harness import bounds, live
-from system.harness.aloud import Narrate, narrator
 from system.harness.bounds import Flood, Honest, Probe, Watch
+from system.harness.progress import narrator
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(1_200)]
 
@@ -48,7 +49,7 @@ def test_a_flood_of_a_million_new_keys_stays_within_bounds_and_delays_nobody(
 ) -> None:
     config = make_job(cluster, artifact)
     job_id = jobs.start(config)
-    given = (cluster, config.input.topic, PARTITIONS)
+    arguments = (cluster, config.input.topic, PARTITIONS)
     marks, checkpoints = [], []
     with Watch(cluster) as watch, Probe(cluster, config, ("other-", "flood-")) as probe:
         others, flood = probe.seen["other-"], probe.seen["flood-"]
@@ -58,14 +59,14 @@ def test_a_flood_of_a_million_new_keys_stays_within_bounds_and_delays_nobody(
             goal = others.rows + seconds * HONEST_RATE
             live.wait_for(lambda: others.rows >= goal, "scores of honest entities", jobs)
 
-        with Honest(*given, HONEST_RATE, honest_name) as sender:
+        with Honest(*arguments, HONEST_RATE, honest_name) as sender:
             pass_time(SETTLING_S)
             marks.append(bounds.now_us())
             pass_time(STRETCH_S)
             checkpoints.append(bounds.checkpoint_mb(jobs, job_id))
             marks.append(bounds.now_us())
             cpu = bounds.cpu_s(cluster)
-            took_s = Flood(*given, NEW_KEYS_RATE, NEW_KEYS).run(3 * NEW_KEYS / NEW_KEYS_RATE)
+            took_s = Flood(*arguments, NEW_KEYS_RATE, NEW_KEYS).run(3 * NEW_KEYS / NEW_KEYS_RATE)
             cpu = {name: used - cpu[name] for name, used in bounds.cpu_s(cluster).items()}
             checkpoints.append(bounds.checkpoint_mb(jobs, job_id))
             marks.append(bounds.now_us())

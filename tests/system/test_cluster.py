@@ -43,12 +43,12 @@ def test_all_parts_are_healthy_and_flink_has_its_slots(info: ClusterInfo) -> Non
 
 
 def test_second_up_starts_nothing(info: ClusterInfo, spec: ClusterSpec) -> None:
-    before, said = info.pids, []
+    before, result = info.pids, []
 
-    cluster.up(spec, said.append)
+    cluster.up(spec, result.append)
 
     assert info.pids == before
-    assert said == [f"already up in {info.directory}"]
+    assert result == [f"already up in {info.directory}"]
 
 
 def test_up_with_other_settings_is_refused_while_it_runs(info: ClusterInfo) -> None:
@@ -102,13 +102,13 @@ def listening_addresses(pid: int) -> set[str]:
             continue
         if match := re.fullmatch(r"socket:\[(\d+)\]", target):
             inodes.add(match.group(1))
-    found = set()
+    actual = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:  # 0A is LISTEN
-                found.add(readable(fields[1].partition(":")[0]))
-    return found
+                actual.add(readable(fields[1].partition(":")[0]))
+    return actual
 
 
 def readable(address: str) -> str:

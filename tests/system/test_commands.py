@@ -1,4 +1,4 @@
-"""What people type, on the real broker; read back by kafka-python, which did not write it."""
+"""Commands on the real broker; kafka-python, which did not write them, reads the messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer
 
 from fixtures.artifacts import make_artifact
+from fixtures.deadlines import deadline
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.decoder import Decoder, Message
@@ -62,17 +63,17 @@ def _read(cluster: ClusterInfo, topic: str, messages: int) -> dict[int, list[Mes
         group_id=None,
         auto_offset_reset="earliest",
     )
-    found: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
-    deadline = time.monotonic() + 30
-    while sum(map(len, found.values())) < messages and time.monotonic() < deadline:
+    actual: dict[int, list[Message]] = {partition: [] for partition in range(PARTITIONS)}
+    end = time.monotonic() + deadline(30)
+    while sum(map(len, actual.values())) < messages and time.monotonic() < end:
         for records in consumer.poll(timeout_ms=200).values():
             for record in records:
                 value = record.value or b""
-                found[record.partition].append(
+                actual[record.partition].append(
                     Message(record.offset, record.timestamp * 1000, value)
                 )
     consumer.close()
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("fmt", ["json", "arrow"])
@@ -101,7 +102,7 @@ def test_produced_events_and_dead_letters_are_as_reported(
     assert (events, dead) == (report.well_formed, report.dead_letters)
 
 
-def test_a_missing_topic_is_not_created_by_the_way(cluster: ClusterInfo) -> None:
+def test_a_missing_topic_is_not_created(cluster: ClusterInfo) -> None:
     topic = _topic("absent")
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"topic '{topic}' must exist"):
@@ -127,23 +128,23 @@ def test_alerts_are_followed_once_each(cluster: ClusterInfo) -> None:
     for event_id in ("a", "b", "a", "c"):
         value = json.dumps({**ALERT, "id": event_id})
         producer.produce(topic, value, "web-1", headers=[("ce_id", event_id.encode())])
-    producer.flush(30)
-    out, told = io.StringIO(), []
+    producer.flush(deadline(30))
+    out, lines = io.StringIO(), []
     shown = tail(
         cluster.bootstrap_servers,
         topic,
         as_json=True,
         from_beginning=True,
         limit=3,
-        idle_s=30,
+        idle_s=deadline(30),
         out=out,
-        narrate=told.append,
+        narrate=lines.append,
     )
     records = [json.loads(line) for line in out.getvalue().splitlines()]
     assert shown == 3
     assert [record["id"] for record in records] == ["a", "b", "c"]
     assert [record["kafka"]["offset"] for record in records] == [1, 2, 4]
-    assert told[-1] == f"{topic}/0/0 is not an alert and is left out"
+    assert lines[-1] == f"{topic}/0/0 is not an alert and is left out"
 
 
 def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
@@ -170,7 +171,9 @@ def test_the_doctor_finds_a_good_setup_good_and_a_wrong_input_wrong(
     began = time.monotonic()
     findings = examine(path, narrate=lambda line: None)
     assert [finding.detail for finding in findings if finding.state != OK] == []
-    assert time.monotonic() - began < 10
-    found = {f.name: f for f in examine(path, (f"input.topic={wrong}",), narrate=lambda line: None)}
-    assert found["sample"].state == WRONG
-    assert "features must be 3 numbers; got 4" in found["sample"].detail
+    assert time.monotonic() - began < deadline(10)
+    actual = {
+        f.name: f for f in examine(path, (f"input.topic={wrong}",), narrate=lambda line: None)
+    }
+    assert actual["sample"].state == WRONG
+    assert "features must be 3 numbers; got 4" in actual["sample"].detail

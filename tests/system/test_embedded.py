@@ -1,4 +1,4 @@
-"""`streamgauge run --embedded`: a live job without a cluster, which ends when it is told to."""
+"""`streamgauge run --embedded`: a live job without a cluster, which ends on SIGINT."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fixtures.children import default_sigint
+from fixtures.deadlines import deadline
 from fixtures.paths import SOURCE
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.infra.processes.parts import MARK
@@ -50,9 +52,10 @@ def test_embedded_run_scores_and_leaves_no_process_behind(
                 "--config",
                 str(path),
             ],
-            cwd=tmp_path,  # its scratch folder is made below the current one
+            cwd=tmp_path,  # it creates its scratch folder here
             env={**os.environ, "PYTHONPATH": str(SOURCE)},
             stderr=stderr,
+            preexec_fn=default_sigint,
         )
     try:
         live.wait_for(
@@ -72,7 +75,7 @@ def test_embedded_run_scores_and_leaves_no_process_behind(
 
         os.kill(running.pid, signal.SIGINT)
 
-        assert running.wait(60) in (0, 130), log.read_text()
+        assert running.wait(deadline(60)) in (0, 130), log.read_text()
         live.wait_for(lambda: not marked(mark), "the end of all its processes", deadline_s=10)
         assert "Traceback" not in log.read_text()
     finally:

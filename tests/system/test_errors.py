@@ -1,4 +1,4 @@
-"""What is wrong with a job is one line and exit code 2, before anything is consumed."""
+"""A job that cannot run ends with one line and exit code 2, before anything is consumed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from fixtures.artifacts import make_artifact
+from fixtures.deadlines import deadline
 from fixtures.paths import ROOT
 from streamgauge.infra.local.info import ClusterInfo
 from system.harness import fleet, live
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.system
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A configuration file that is right, and what lies around it."""
+    """A valid configuration file, its artifact and its topic."""
 
     folder: Path
     topic: str
@@ -39,7 +40,7 @@ class Setup:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=deadline(120),
             check=False,
         )
 
@@ -173,7 +174,7 @@ def test_a_job_that_cannot_run_says_why_in_one_line_and_touches_nothing(
 
 
 def on_the_broker(cluster: ClusterInfo) -> tuple[set[str], set[str]]:
-    """Names of all topics, but for the broker's own, and of all consumer groups."""
+    """Names of all topics, except those of the broker, and of all consumer groups."""
     with live.admin(cluster) as client:
         groups = {group["group_id"] for group in client.list_groups()}
         topics = {topic["name"] for topic in client.describe_topics()}

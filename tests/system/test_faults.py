@@ -65,10 +65,10 @@ def test_a_kill_in_the_middle_loses_nothing_and_changes_no_bit(
     assert jobs.rest.job(job_id).exceptions, "the job must have felt the kill"
     restarts = jobs.rest.checkpoints(job_id)["counts"]["restored"]
     jobs.cancel_all()
-    found = outcome.read_outputs(cluster, config)
+    actual = outcome.read_outputs(cluster, config)
     row = Row(f"{kill.__name__.replace('_', ' ')}, no checkpoint since")
     row.restarts = restarts
-    reckon(row, found, expected)
+    reckon(row, actual, expected)
     settle(row, table)
     events, malformed = (sum(counts) for counts in zip(*map(astuple, sent), strict=True))
     assert len(expected.scores) + len(expected.letters) == events == fleet.EVENTS

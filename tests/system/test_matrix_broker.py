@@ -30,8 +30,8 @@ GROWTH_MAX = 5
 @pytest.fixture
 def proxy(cluster: ClusterInfo) -> Iterator[Proxy]:
     """A proxy where the broker says that it is, to clients of its second listener."""
-    with Proxy(cluster.ports.proxied, cluster.ports.proxy) as found:
-        yield found
+    with Proxy(cluster.ports.proxied, cluster.ports.proxy) as actual:
+        yield actual
 
 
 @pytest.mark.matrix
@@ -112,9 +112,9 @@ def through_proxy(cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, fault: 
 
 def open_files(cluster: ClusterInfo) -> list[tuple[int, int]]:
     """Each Python worker's pid, and how many files and threads it has."""
-    found = []
+    actual = []
     for pid in local.worker_pids(cluster):
         with contextlib.suppress(FileNotFoundError):  # of a job before, ended since
             counts = (len(os.listdir(f"/proc/{pid}/{kind}")) for kind in ("fd", "task"))
-            found.append((pid, sum(counts)))
-    return found
+            actual.append((pid, sum(counts)))
+    return actual

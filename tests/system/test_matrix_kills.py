@@ -110,11 +110,11 @@ def test_checkpoints_that_find_the_disk_full(
     # As on a full disk: what grows beyond the limit cannot be written.
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, usual[1]))
     live.wait_for(lambda: failed_checkpoints(trial) > before + 1, "failed checkpoints", jobs)
-    told = " ".join(jobs.rest.job(trial.job_id).exceptions)
+    failures = " ".join(jobs.rest.job(trial.job_id).exceptions)
     if cluster.pids["taskmanager-0"] == pid:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
     trial.recover()
-    assert "File too large" in told, "the failure must say what is wrong"
+    assert "File too large" in failures, "the failure must name the cause"
     trial.finish(table)
 
 

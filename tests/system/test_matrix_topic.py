@@ -40,7 +40,7 @@ def test_a_truncated_topic_stops_the_job_until_the_operator_has_decided(
 ) -> None:
     fault = f"topic truncated past the savepoint, {policy}"
     trial = Trial(cluster, artifact, jobs, fault, RESTART_S)
-    savepoint = stopped_behind_its_log(trial)
+    savepoint = stopped_before_the_end_of_its_log(trial)
     whole = live.read_all(cluster, trial.config.input.topic)
     low, high = truncate(cluster, trial.config.input.topic)
 
@@ -49,9 +49,9 @@ def test_a_truncated_topic_stops_the_job_until_the_operator_has_decided(
     since = high if policy == "latest" else low
     kept = [*whole, *sent_since(trial, whole)]
     before = [m for m in kept if m.partition != CUT or m.offset < stored]
-    behind = [m for m in kept if m.partition == CUT and m.offset >= since]
+    remaining = [m for m in kept if m.partition == CUT and m.offset >= since]
 
-    finish(trial, table, outcome.joined(*outcome.score_logs([before, behind], trial.config)))
+    finish(trial, table, outcome.joined(*outcome.score_logs([before, remaining], trial.config)))
 
 
 @pytest.mark.parametrize("size", ["shorter", "longer"])
@@ -104,8 +104,8 @@ def with_new_outputs(config: Config) -> Config:
     return dataclasses.replace(config, **renamed)
 
 
-def stopped_behind_its_log(trial: Trial) -> str:
-    """Stop the job with a savepoint while the traffic goes on for a while."""
+def stopped_before_the_end_of_its_log(trial: Trial) -> str:
+    """Stop the job with a savepoint while the traffic continues for a while."""
     trial.begin()
     trial.await_more(5_000)
     savepoint = stop(trial.config, narrate=live.silent)
@@ -129,23 +129,25 @@ def offset_it_fails_at(trial: Trial, savepoint: str) -> int:
     """Start as configured, which is to fail; returns the offset that the failure names."""
     assert trial.config.input.on_missing_offset == "fail"
     job_id = trial.jobs.start(trial.config, savepoint)
-    found: list[re.Match[str]] = []
+    actual: list[re.Match[str]] = []
 
-    def is_told() -> bool:
-        told = " ".join(trial.jobs.rest.job(job_id).exceptions)
-        found.extend(WHERE.finditer(told))
-        return bool(found)
+    def is_reported() -> bool:
+        failures = " ".join(trial.jobs.rest.job(job_id).exceptions)
+        actual.extend(WHERE.finditer(failures))
+        return bool(actual)
 
-    live.wait_for(is_told, "a failure that names topic, partition, offset and choices", trial.jobs)
+    live.wait_for(
+        is_reported, "a failure that names topic, partition, offset and choices", trial.jobs
+    )
     trial.jobs.rest.cancel(job_id)
-    assert {one["topic"] for one in found} == {trial.config.input.topic}
-    return int(found[0]["offset"])
+    assert {one["topic"] for one in actual} == {trial.config.input.topic}
+    return int(actual[0]["offset"])
 
 
 def decide(trial: Trial, savepoint: str, policy: str) -> None:
     """Start with the operator's decision, and measure until new events are scored."""
-    given = dataclasses.replace(trial.config.input, on_missing_offset=policy)
-    trial.config = dataclasses.replace(trial.config, input=given)
+    arguments = dataclasses.replace(trial.config.input, on_missing_offset=policy)
+    trial.config = dataclasses.replace(trial.config, input=arguments)
     began = time.monotonic()
     trial.job_id = trial.jobs.start(trial.config, savepoint)
     trial.watch()

@@ -25,7 +25,7 @@ from streamgauge.pipeline.jobs.ranges import resolve_ranges
 from streamgauge.pipeline.replay.runner import Replay, run_in_process
 from streamgauge.transforms.sources.replay import ReplayTopic
 from system.harness import fleet, live, outcome
-from system.harness.aloud import narrator
+from system.harness.progress import narrator
 
 pytestmark = [pytest.mark.system, pytest.mark.matrix, pytest.mark.timeout(900)]
 
@@ -125,16 +125,16 @@ def feed(cluster: ClusterInfo, topic: str, turns: range) -> None:
 def await_scores(cluster: ClusterInfo, config: Config, jobs: live.Jobs) -> pa.Table:
     """All scores in log order, each once; a repeat must say the same."""
     assert config.scores.topic is not None
-    found: list[pa.RecordBatch] = []
+    actual: list[pa.RecordBatch] = []
     with live.Topic(cluster, config.scores.topic) as topic:
 
         def are_all_there() -> bool:
             for message in topic.poll():
-                found.extend(live.batches(message.value))
-            return sum(map(len, found)) >= EVENTS
+                actual.extend(live.batches(message.value))
+            return sum(map(len, actual)) >= EVENTS
 
         live.wait_for(are_all_there, f"{EVENTS:,} scores", jobs, 600)
-    every = outcome.plain(pa.Table.from_batches(found))
+    every = outcome.plain(pa.Table.from_batches(actual))
     once = outcome.without_repeats(every)
     assert len(once) == EVENTS, "nothing was killed: every event has its one score"
     return once
@@ -162,19 +162,19 @@ def replayed(config: Config, folder: Path) -> Replay:
     return run_in_process(config, artifact, reading, directory=folder / "parts")
 
 
-def differing_rows(found: pa.Table, replayed: pa.Table) -> int:
+def differing_rows(actual: pa.Table, replayed: pa.Table) -> int:
     """Rows of two tables in log order that differ in a bit of any column, or are in one only."""
     expected = outcome.plain(replayed)
-    assert found.column_names == expected.column_names
-    rows = min(len(found), len(expected))
+    assert actual.column_names == expected.column_names
+    rows = min(len(actual), len(expected))
     same = np.ones(rows, bool)
-    for name in found.column_names:
-        ours, theirs = (table[name].slice(0, rows).combine_chunks() for table in (found, expected))
+    for name in actual.column_names:
+        ours, theirs = (table[name].slice(0, rows).combine_chunks() for table in (actual, expected))
         if pa.types.is_floating(ours.type):  # as bits: NaN equals itself, and 0 is not -0
             same &= ours.to_numpy().view(np.uint32) == theirs.to_numpy().view(np.uint32)
         else:
             same &= pa.compute.equal(ours, theirs).to_numpy(zero_copy_only=False)
-    return int((~same).sum()) + abs(len(found) - len(expected))
+    return int((~same).sum()) + abs(len(actual) - len(expected))
 
 
 def line(*cells: object) -> str:

@@ -1,4 +1,4 @@
-"""The proxy must misbehave as it is told, or rows of the fault matrix show nothing."""
+"""The proxy must inject the chosen fault, or rows of the fault matrix prove nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAIT_S = 5.0
 
 
 class Echo(socketserver.BaseRequestHandler):
-    """Sends back what comes."""
+    """Sends every message back."""
 
     def handle(self) -> None:
         while data := self.request.recv(1 << 16):
@@ -27,7 +27,7 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of connections that the proxy broke."""
+        """Ignore connections that the proxy broke."""
 
 
 @pytest.fixture
@@ -38,21 +38,21 @@ def proxy() -> Iterator[Proxy]:
     with Server(("127.0.0.1", 0), Echo) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        with Proxy(server.server_address[1], port) as found:
-            yield found
+        with Proxy(server.server_address[1], port) as actual:
+            yield actual
         server.shutdown()
         thread.join()
 
 
 @pytest.fixture
 def line(proxy: Proxy) -> Iterator[socket.socket]:
-    """A connection through the proxy that has carried something."""
+    """A connection through the proxy that has carried data."""
     with socket.create_connection(("127.0.0.1", proxy.port), WAIT_S) as connection:
-        assert said_back(connection, b"hello") < WAIT_S
+        assert echo_s(connection, b"hello") < WAIT_S
         yield connection
 
 
-def said_back(connection: socket.socket, data: bytes) -> float:
+def echo_s(connection: socket.socket, data: bytes) -> float:
     """Send, and return after how many seconds all of it has come back."""
     began = time.monotonic()
     connection.sendall(data)
@@ -65,7 +65,7 @@ def said_back(connection: socket.socket, data: bytes) -> float:
 def test_delay_takes_its_time_in_both_directions(proxy: Proxy, line: socket.socket) -> None:
     proxy.mode = "delay"
 
-    assert said_back(line, b"slow") >= 2 * DELAY_S
+    assert echo_s(line, b"slow") >= 2 * DELAY_S
 
 
 def test_throttle_lets_no_more_through_than_the_line_carries(
@@ -73,7 +73,7 @@ def test_throttle_lets_no_more_through_than_the_line_carries(
 ) -> None:
     proxy.mode = "throttle"
 
-    assert said_back(line, bytes(THROTTLE_BYTES_PER_S)) >= 1.0
+    assert echo_s(line, bytes(THROTTLE_BYTES_PER_S)) >= 1.0
 
 
 def test_black_hole_keeps_connections_open_and_forgets_nothing(

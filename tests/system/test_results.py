@@ -25,9 +25,9 @@ def scores(offsets: list[int], values: list[float]) -> pa.Table:
     return outcome.plain(pa.table(columns))
 
 
-def found(table: pa.Table, letters: dict[str, str]) -> outcome.Outputs:
-    told = [(name, {"reason": reason}, b"x") for name, reason in letters.items()]
-    return outcome.Outputs(table, told, {})
+def actual(table: pa.Table, letters: dict[str, str]) -> outcome.Outputs:
+    dead_letters = [(name, {"reason": reason}, b"x") for name, reason in letters.items()]
+    return outcome.Outputs(table, dead_letters, {})
 
 
 EXPECTED = outcome.Expected(
@@ -59,7 +59,7 @@ def test_repeats_missing_and_differing_are_counted(
 ) -> None:
     row = Row("none")
 
-    reckon(row, found(written, letters), EXPECTED)
+    reckon(row, actual(written, letters), EXPECTED)
 
     assert (row.repeats, row.missing, row.differing) == counts
 

@@ -81,16 +81,16 @@ def test_half_a_run_on_flink_and_half_in_process_is_an_unbroken_run(
     assert outcome.differing(both, expected.scores) == 0
     assert len(outcome.without_repeats(both)) == len(expected.scores)
 
-    # And back: a job on Flink under another name goes on from what the replay remembered.
+    # And back: a job on Flink under another name resumes from the state of the replay.
     third = fleet.produce_fleet(cluster, topic, range(4, 5))
     again = new_job(cluster, artifact, topic, tmp_path / "state-again")
     jobs.start(again, state=str(tmp_path / "rest" / "state"))
     with live.Scores(cluster, again) as scores:
         scores.await_events(third.events - third.malformed, jobs)
     expected = outcome.score_offline(cluster, config)
-    found = outcome.read_scores(cluster, again)
-    assert outcome.differing(found, expected.scores) == 0
-    assert len(found) == third.events - third.malformed
+    actual = outcome.read_scores(cluster, again)
+    assert outcome.differing(actual, expected.scores) == 0
+    assert len(actual) == third.events - third.malformed
 
 
 def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
@@ -106,16 +106,16 @@ def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
     loaded = artifacts.load(artifact)
     entity = fleet.server_machines().series[0].entity_id + ".000"
     folder = graph.state_folder(config)
-    found = exported_state.find(config, loaded, folder, entity)
-    assert found.row["event_count"] > 0
-    assert found.snapshot.shard == shard_of(entity, SHARDS)
+    actual = exported_state.find(config, loaded, folder, entity)
+    assert actual.row["event_count"] > 0
+    assert actual.snapshot.shard == shard_of(entity, SHARDS)
 
     partition, _ = exported_state.erase_live(config, loaded, entity, None)
-    assert partition == found.row["partition"]
+    assert partition == actual.row["partition"]
 
     def is_forgotten() -> bool:
         headers = exported_state.headers_of(config, loaded, folder)
-        return [h.counts["erased"] for h in headers if h.shard == found.snapshot.shard] == [1]
+        return [h.counts["erased"] for h in headers if h.shard == actual.snapshot.shard] == [1]
 
     live.wait_for(is_forgotten, "a snapshot after the erasure", jobs)
     with pytest.raises(ConfigError, match="must have state"):

@@ -1,4 +1,4 @@
-"""A topic that grows, in events and in partitions, under a job that is stopped and goes on."""
+"""A topic that grows, in events and in partitions, while its job is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_a_growing_topic_is_followed_over_savepoints_and_parallelisms(
     assert len(expected.scores) == senders.events
     outcome.await_outputs(cluster, config, expected, jobs)
     jobs.cancel_all()
-    found = outcome.read_outputs(cluster, config)
-    reckon(row, found, expected)
+    actual = outcome.read_outputs(cluster, config)
+    reckon(row, actual, expected)
     settle(row, table)
     assert row.repeats == 0, "a planned stop must not make anything twice"
-    opened = {a["entity_id"] for a in found.alerts.values() if a["status"] == "opened"}
+    opened = {a["entity_id"] for a in actual.alerts.values() if a["status"] == "opened"}
     assert opened == senders.jumped
 
 

@@ -16,6 +16,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from fixtures.artifacts import make_artifact
+from fixtures.deadlines import deadline
 from fixtures.paths import ROOT
 from streamgauge.pipeline.cli import main
 from streamgauge.pipeline.cli.main import app
@@ -36,6 +37,7 @@ COMMANDS = {
     "state import",
     "state inspect",
     "state erase",
+    "deploy patch-jar",
     "backtest",
     "alerts tail",
     "doctor",
@@ -62,7 +64,7 @@ def _streamgauge(
         env={**os.environ, "COLUMNS": "100", **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=deadline(60),
         check=False,
     )
 

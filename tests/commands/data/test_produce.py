@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer
 
+from fixtures.deadlines import deadline
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.series import Series
@@ -23,7 +24,7 @@ PARTITIONS = 4  # what the in-memory broker gives a new topic
 @pytest.fixture
 def bootstrap() -> Iterator[str]:
     holder = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    broker = next(iter(holder.list_topics(timeout=10).brokers.values()))
+    broker = next(iter(holder.list_topics(timeout=deadline(10)).brokers.values()))
     yield f"{broker.host}:{broker.port}"
     holder.flush(1)
 
@@ -42,8 +43,8 @@ def _consumed(bootstrap: str, count: int) -> list[tuple[int, bytes | None, bytes
     )
     consumer.subscribe([TOPIC])
     found: list[tuple[int, bytes | None, bytes]] = []
-    deadline = time.monotonic() + 20
-    while len(found) < count and time.monotonic() < deadline:
+    end = time.monotonic() + deadline(20)
+    while len(found) < count and time.monotonic() < end:
         for message in consumer.consume(count, 0.2):
             assert message.error() is None
             found.append((message.partition(), message.key(), message.value()))
@@ -65,7 +66,7 @@ def test_the_rate_is_kept(bootstrap: str) -> None:
     sent = _Sender(_client(bootstrap), TOPIC, rate=400.0, began=began)
     for message in messages(_dataset(50), "json", PARTITIONS):
         sent.send(message)
-    assert 0.24 < time.monotonic() - began < 2.0  # 100 events at 400/s
+    assert 0.24 < time.monotonic() - began < deadline(2.0)  # 100 events at 400/s
     sent.finish()
     assert (sent.events, sent.messages, sent.malformed) == (100, 100, 0)
 

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fixtures.children import default_sigint
+from fixtures.deadlines import deadline
 from fixtures.paths import ROOT
 from streamgauge.models.artifacts import artifact
 from streamgauge.models.errors import ConfigError, TrainingError
@@ -145,15 +147,16 @@ def test_an_interrupted_command_exits_with_130_and_resumes_later(data, tmp_path)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_sigint,
     )
     try:
-        deadline = time.monotonic() + 60
+        end = time.monotonic() + deadline(60)
         while not (tmp_path / "a.partial" / command.PARTIAL_STATE).is_file():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < end
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=deadline(30))
     finally:
         process.kill()
         process.wait()

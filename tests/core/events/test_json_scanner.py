@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fixtures.deadlines import deadline
 from fixtures.paths import ROOT, SOURCE
 from streamgauge.models.events.json_decoder import JsonEvents
 from streamgauge.models.events.json_scanner import PROBED, read_plain
@@ -236,7 +237,7 @@ def test_nothing_is_read_after_the_last_byte():
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=deadline(120),
     )
     assert (told.returncode, told.stdout.split()[:1]) == (0, ["all"]), told.stderr
 

@@ -1,8 +1,8 @@
-"""Load that pushes a live job to its bounds, and what it does to memory and to others' latency.
+"""Load at the limits of a live job, and its effect on memory and on the latency of others.
 
-Senders pace JSON events, each stamped with the moment it is sent; a probe reads the scores
-topic and takes the time from there to the moment the score could be read. The flood comes
-from a process of its own, so that it cannot hold up the clock of the honest senders.
+Senders pace JSON events, and each event carries the time at which it was sent. A probe reads the
+scores topic and takes the time until the score could be read. The flood comes from a separate
+process, so that it cannot delay the other senders.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.local import cluster as local
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.pipeline.config import Config
@@ -77,18 +78,18 @@ def new_name(event: int) -> str:
 
 
 class Honest:
-    """A steady sender in a thread: `entity_of` says who sends the n-th event."""
+    """A steady sender in a thread; `entity_of` names the entity of the n-th event."""
 
     def __init__(
         self, cluster: ClusterInfo, topic: str, partitions: int, rate: float, entity_of: Names
     ) -> None:
-        self._given = (cluster.bootstrap_servers, topic, partitions, entity_of, rate)
+        self._arguments = (cluster.bootstrap_servers, topic, partitions, entity_of, rate)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.events = 0
 
     def _run(self) -> None:
-        self.events = send(*self._given, self._ending)
+        self.events = send(*self._arguments, self._ending)
 
     def __enter__(self) -> Honest:
         self._thread.start()
@@ -96,25 +97,25 @@ class Honest:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(120)
+        self._thread.join(deadline(120))
         assert not self._thread.is_alive()
 
 
 class Flood:
-    """A million keys from a process of their own."""
+    """A million keys, sent by a separate process."""
 
     def __init__(
         self, cluster: ClusterInfo, topic: str, partitions: int, rate: float, events: int
     ) -> None:
-        given = (cluster.bootstrap_servers, topic, partitions, new_name, rate, events)
+        arguments = (cluster.bootstrap_servers, topic, partitions, new_name, rate, events)
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=send, args=given, daemon=True)
+        self._process = context.Process(target=send, args=arguments, daemon=True)
 
     def run(self, deadline_s: float) -> float:
         """Send all; returns the seconds it took."""
         began = time.monotonic()
         self._process.start()
-        self._process.join(deadline_s)
+        self._process.join(deadline(deadline_s))
         assert self._process.exitcode == 0
         return time.monotonic() - began
 
@@ -124,10 +125,10 @@ def preload(cluster: ClusterInfo, topic: str, partitions: int, names: list[str])
     producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
     values = np.random.default_rng(0).normal(size=(len(names), FEATURES)).astype(np.float32)
     time_us = now_us() + np.arange(len(names), dtype=np.int64)
-    place = np.array([partition_of(name, partitions) for name in names])
+    partition_of_name = np.array([partition_of(name, partitions) for name in names])
     every = pa.array(names, pa.string())
     for partition in range(partitions):
-        mine = np.flatnonzero(place == partition)
+        mine = np.flatnonzero(partition_of_name == partition)
         for at in range(0, len(mine), ROWS):
             part = mine[at : at + ROWS]
             batch = pa.record_batch(
@@ -178,7 +179,7 @@ class Seen:
 
 
 class Probe:
-    """Reads the scores as they come; entities are told apart by the prefix of their name."""
+    """Reads the scores as they arrive; the prefix of a name gives the group of its entity."""
 
     def __init__(self, cluster: ClusterInfo, config: Config, prefixes: tuple[str, ...]) -> None:
         assert config.scores.topic is not None
@@ -193,7 +194,7 @@ class Probe:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(30)
+        self._thread.join(deadline(30))
         self._consumer.close()
 
     def _run(self) -> None:
@@ -206,13 +207,13 @@ class Probe:
                     self._take(batch, seen_us)
 
     def _take(self, batch: Any, seen_us: int) -> None:
-        place = (batch["partition"].to_numpy().astype(np.int64) << 48) | batch["offset"].to_numpy()
+        event = (batch["partition"].to_numpy().astype(np.int64) << 48) | batch["offset"].to_numpy()
         sent_us = batch["event_time_us"].to_numpy()
         for prefix, seen in self.seen.items():
             mine = pc.starts_with(batch["entity_id"], prefix).to_numpy(zero_copy_only=False)
             if mine.any():
                 seen.rows += int(mine.sum())
-                seen.event.append(place[mine])
+                seen.event.append(event[mine])
                 seen.sent_us.append(sent_us[mine])
                 seen.latency_ms.append((seen_us - sent_us[mine]) / 1000)
 
@@ -233,7 +234,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(30)
+        self._thread.join(deadline(30))
 
     def most(self, start_us: int, end_us: int) -> dict[str, float]:
         """The most memory in a stretch of time."""
@@ -283,7 +284,10 @@ def checkpoint_mb(jobs: live.Jobs, job_id: str) -> float:
 def end_of(cluster: ClusterInfo, topic: str) -> int:
     """Messages on a topic so far."""
     consumer = _consumer(cluster, topic)
-    ends = [consumer.get_watermark_offsets(part, timeout=30)[1] for part in consumer.assignment()]
+    ends = [
+        consumer.get_watermark_offsets(part, timeout=deadline(30))[1]
+        for part in consumer.assignment()
+    ]
     consumer.close()
     return sum(ends)
 
@@ -326,7 +330,7 @@ def _consumer(cluster: ClusterInfo, topic: str) -> Consumer:
             "fetch.wait.max.ms": 5,
         }
     )
-    partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    partitions = consumer.list_topics(topic, timeout=deadline(30)).topics[topic].partitions
     consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
     return consumer
 

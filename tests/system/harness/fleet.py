@@ -1,4 +1,4 @@
-"""The log that system tests feed: server machine data as 1,000 entities, some of it malformed."""
+"""The input of system tests: server machine data as 1,000 entities, some events malformed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from streamgauge.pipeline.data.produce import ProduceRequest, produce
 SMD = DATA / "smd"
 MACHINES, REPLICAS, ROWS = 10, 100, 200  # 1,000 entities of 200 events each
 EVENTS = MACHINES * REPLICAS * ROWS
-TURNS = 8  # JSON and Arrow alternate, so every entity speaks both
+TURNS = 8  # JSON and Arrow alternate, so every entity sends both
 MALFORMED_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """What was sent to a topic."""
+    """Counts of what was sent to a topic."""
 
     events: int
     malformed: int
@@ -33,7 +33,7 @@ class Produced:
 def produce_fleet(
     cluster: ClusterInfo, topic: str, turns: Sequence[int] = range(TURNS)
 ) -> Produced:
-    """Send 200,000 events of 1,000 entities: JSON and Arrow by turns, 1 % malformed."""
+    """Send 200,000 events of 1,000 entities: JSON and Arrow in turn, 1 % malformed."""
     events = malformed = 0
     rows = ROWS // TURNS
     for turn in turns:
@@ -54,14 +54,14 @@ def produce_fleet(
 
 @lru_cache(maxsize=1)
 def server_machines() -> Dataset:
-    """The test part of the server machine data."""
+    """Load the test part of the server machine data."""
     if not SMD.is_dir():
         pytest.fail(f"these tests read the server machine data; there is no folder {SMD}")
     return load(SMD, "test")
 
 
 def fleet(first: int, rows: int) -> Dataset:
-    """Rows `[first, first + rows)` of ten machines."""
+    """Return rows `[first, first + rows)` of ten machines."""
     whole, part = server_machines(), slice(first, first + rows)
     series = tuple(
         dataclasses.replace(

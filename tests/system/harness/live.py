@@ -1,7 +1,7 @@
-"""What tests of the live job share: the job, the topics it reads and writes, and waiting.
+"""Helpers of tests with a live job: the job, its topics, and waiting.
 
-Topics are read by kafka-python, which did not write them. Waiting is polling under a
-deadline, and says what the job's trouble was.
+Topics are read by kafka-python, which did not write them. Waiting polls under a deadline, and a
+missed one reports the failures of the job.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ import pyarrow as pa
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.flink_rest import FINAL_STATES, FlinkRest
 from streamgauge.infra.local.info import ClusterInfo
+from streamgauge.infra.narrate import silent
 from streamgauge.infra.processes.process import wait_until
 from streamgauge.pipeline import config as configs
 from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.jobs.run import run
 
-DEADLINE_S = 150.0  # for what takes seconds on a quiet machine
-KEY = ("partition", "offset", "row")  # what names an event, besides its topic
-# Alerts open, are told again and close in the 200 events of an entity.
+DEADLINE_S = 150.0  # for steps that take seconds on a quiet machine
+KEY = ("partition", "offset", "row")  # identifies an event within its topic
+# Alerts open, are updated and close within the 200 events of an entity.
 ALERTS = {
     "per_entity_day": 100,
     "cooldown_s": 600,
     "critical_rarity_1_in_n": 10_000,
 }
-
-
-def silent(text: str) -> None:
-    """Say nothing."""
 
 
 def new_name(kind: str) -> str:
@@ -44,9 +42,9 @@ def new_name(kind: str) -> str:
 
 
 def job_config(cluster: ClusterInfo, artifact: Path, topic: str, **sections: Any) -> Config:
-    """A job with output topics and a name of its own; `sections` override what is usual here."""
+    """Configure a job with a new name and output topics; `sections` override the defaults."""
     name = new_name("job")
-    given: dict[str, Any] = {
+    merged: dict[str, Any] = {
         "artifact": str(artifact),
         "name": name,
         "kafka": {"bootstrap_servers": cluster.bootstrap_servers},
@@ -66,12 +64,12 @@ def job_config(cluster: ClusterInfo, artifact: Path, topic: str, **sections: Any
         },
     }
     for section, settings in sections.items():
-        given[section] = {**given.get(section, {}), **settings}
-    return configs.from_dict(given)
+        merged[section] = {**merged.get(section, {}), **settings}
+    return configs.from_dict(merged)
 
 
 class Jobs:
-    """Starts jobs on the shared cluster and cancels what still runs in the end."""
+    """Starts jobs on the shared cluster, and cancels those that still run at the end."""
 
     def __init__(self, cluster: ClusterInfo) -> None:
         self.rest = FlinkRest(cluster.flink_rest_url)
@@ -95,7 +93,7 @@ class Jobs:
         return self.rest.checkpoints(job_id)["counts"]["completed"]
 
     def failures(self) -> list[str]:
-        """What went wrong in each job that runs."""
+        """Return the exceptions of each job that was started here."""
         return [
             f"{job.name} {job.state}: {' | '.join(self.rest.job(job.job_id).exceptions)}"
             for job in self.rest.jobs()
@@ -103,11 +101,11 @@ class Jobs:
         ]
 
     def at_end(self, end: Callable[[], None]) -> None:
-        """Have something ended before the jobs that it feeds."""
+        """Register a function to call before the jobs are cancelled."""
         self._at_end.append(end)
 
     def cancel_all(self) -> None:
-        """Cancel what still runs."""
+        """Cancel the jobs that still run."""
         while self._at_end:
             self._at_end.pop()()
         for job in self.rest.jobs():
@@ -121,14 +119,15 @@ def wait_for(
     jobs: Jobs | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> None:
-    """Poll until `is_done`; fails with what is known about the jobs."""
-    if not wait_until(is_done, deadline_s):
-        known = "\n".join(jobs.failures()) if jobs else ""
-        pytest.fail(f"{what}: not within {deadline_s:.0f} s\n{known}")
+    """Poll until `is_done`; at the deadline fail with the failures of the jobs."""
+    limit_s = deadline(deadline_s)
+    if not wait_until(is_done, limit_s):
+        failures = "\n".join(jobs.failures()) if jobs else ""
+        pytest.fail(f"{what}: not within {limit_s:.0f} s\n{failures}")
 
 
 def wait_until_passed(seconds: float) -> None:
-    """Let a fault last."""
+    """Wait for the duration of a fault."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= end, seconds + 1)
 
@@ -145,7 +144,7 @@ def admin(cluster: ClusterInfo) -> Any:
 
 
 class Topic:
-    """A topic as an independent reader sees it, up to now."""
+    """A topic, read by an independent client."""
 
     def __init__(self, cluster: ClusterInfo, topic: str, start: str = "earliest") -> None:
         self._consumer = KafkaConsumer(
@@ -162,17 +161,17 @@ class Topic:
         self.messages: list[Any] = []
 
     def ends(self) -> dict[TopicPartition, int]:
-        """Offset behind the last message of each partition."""
+        """Return the offset after the last message of each partition."""
         return self._consumer.end_offsets(list(self._consumer.assignment()))
 
     def poll(self, wait_ms: int = 100) -> list[Any]:
-        """Messages that are new since the last call."""
-        new = [m for found in self._consumer.poll(timeout_ms=wait_ms).values() for m in found]
+        """Return the messages since the last call."""
+        new = [m for batch in self._consumer.poll(timeout_ms=wait_ms).values() for m in batch]
         self.messages += new
         return new
 
     def read_to_end(self) -> list[Any]:
-        """Every message that lies on the topic now."""
+        """Return every message that is on the topic now."""
         assigned = list(self._consumer.assignment())
         ends = self._consumer.end_offsets(assigned)
         wait_for(
@@ -192,13 +191,13 @@ class Topic:
 
 
 def read_all(cluster: ClusterInfo, topic: str) -> list[Any]:
-    """Every message that lies on a topic now."""
+    """Return every message that is on a topic now."""
     with Topic(cluster, topic) as reader:
         return reader.read_to_end()
 
 
 class Scores:
-    """Which events a job has scored, while its scores topic fills."""
+    """The events that a job has scored, while its scores topic grows."""
 
     def __init__(self, cluster: ClusterInfo, config: Config) -> None:
         assert config.scores.topic is not None
@@ -206,7 +205,7 @@ class Scores:
         self._events: set[tuple[int, int, int]] = set()
 
     def events(self) -> int:
-        """How many different events have been scored by now."""
+        """Return how many different events have been scored by now."""
         for message in self._topic.poll():
             for batch in batches(message.value):
                 self._events.update(zip(*(batch[name].tolist() for name in KEY), strict=True))
@@ -224,20 +223,20 @@ class Scores:
 
 
 class Tail:
-    """What is written to a job's scores topic from now on."""
+    """The messages on a job's scores topic from now on."""
 
     def __init__(self, cluster: ClusterInfo, config: Config) -> None:
         assert config.scores.topic is not None
         self._topic = Topic(cluster, config.scores.topic, start="latest")
 
     def newest(self) -> Iterator[tuple[int, int]]:
-        """(partition, offset) of the events whose scores came since the last call."""
+        """Yield (partition, offset) of the events whose scores arrived since the last call."""
         for message in self._topic.poll():
             for batch in batches(message.value):
                 yield from zip(*(batch[name].tolist() for name in KEY[:2]), strict=True)
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Close the connection to the broker."""
         self._topic.__exit__()
 
 

@@ -1,6 +1,6 @@
-"""What must come of a log, what did, and whether the two are equal to the bit.
+"""The expected and the actual outputs of a job, and their comparison bit for bit.
 
-What must come out is worked out without Beam, shards and state: one entity table meets
+The expected outputs are computed without Beam, shards and state cells: one entity table processes
 the log, partition by partition.
 """
 
@@ -32,7 +32,7 @@ LETTER_PREFIX = "__streamgauge.errors."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expected:
-    """A log, scored by one table in one go."""
+    """The expected outputs of a log, scored by one entity table without interruption."""
 
     scores: pa.Table
     #: By identity "topic/partition/offset/row".
@@ -41,12 +41,12 @@ class Expected:
 
 
 def score_offline(cluster: ClusterInfo, config: Config) -> Expected:
-    """Score everything that lies on the input topic now."""
+    """Score everything that is on the input topic now."""
     return score_logs([live.read_all(cluster, config.input.topic)], config)[0]
 
 
 def score_logs(logs: Sequence[Sequence[Any]], config: Config) -> list[Expected]:
-    """Score what was sent, log by log, each in the order of its offsets.
+    """Score logs one after the other, each in the order of its offsets.
 
     Between one log and the next, the partitions of the next one have lost offsets.
     """
@@ -81,7 +81,7 @@ def _score_log(
 
 
 def joined(first: Expected, second: Expected) -> Expected:
-    """What must come of two logs together."""
+    """Join the expected outputs of two logs."""
     return Expected(
         plain(pa.concat_tables([first.scores, second.scores])),
         {**first.letters, **second.letters},
@@ -90,12 +90,12 @@ def joined(first: Expected, second: Expected) -> Expected:
 
 
 def _by_partition(messages: Sequence[Any]) -> Iterator[tuple[int, list[Message]]]:
-    found: dict[int, list[Message]] = {}
+    actual: dict[int, list[Message]] = {}
     for m in messages:
         event = Message(m.offset, m.timestamp * 1000, m.value or b"")
-        found.setdefault(m.partition, []).append(event)
-    for partition in sorted(found):
-        yield partition, sorted(found[partition], key=lambda m: m.offset)
+        actual.setdefault(m.partition, []).append(event)
+    for partition in sorted(actual):
+        yield partition, sorted(actual[partition], key=lambda m: m.offset)
 
 
 def _score_table(block: Block, scored: ScoredBlock) -> pa.Table:
@@ -116,7 +116,7 @@ def _score_table(block: Block, scored: ScoredBlock) -> pa.Table:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """What a job has written, repeats included."""
+    """The outputs of a job, repeats included."""
 
     scores: pa.Table
     letters: list[tuple[str, dict[str, str], bytes]]
@@ -125,11 +125,11 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredFleet:
-    """A log of 200,000 events, what a live job made of it, and what it should have made."""
+    """A log of 200,000 events, the outputs of a live job, and the expected outputs."""
 
     config: Config
     produced: fleet.Produced
-    found: Outputs
+    actual: Outputs
     expected: Expected
 
 
@@ -151,9 +151,9 @@ def score_fleet(cluster: ClusterInfo, artifact: Path) -> ScoredFleet:
 def await_outputs(
     cluster: ClusterInfo, config: Config, expected: Expected, jobs: live.Jobs
 ) -> None:
-    """Wait until a job has written everything that it must write at least.
+    """Wait until a job has written at least every expected output.
 
-    A wrong score is told as one, and not as an alert that does not come.
+    Scores are compared first, so that a wrong one is reported as such and not as a missing alert.
     """
     with live.Scores(cluster, config) as scores:
         scores.await_events(len(expected.scores), jobs)
@@ -180,7 +180,7 @@ def await_outputs(
 
 
 def read_outputs(cluster: ClusterInfo, config: Config) -> Outputs:
-    """Everything that a job has written."""
+    """Read every output of a job."""
     letters = letters_of(live.read_all(cluster, config.dead_letters.topic))
     return Outputs(
         read_scores(cluster, config),
@@ -190,23 +190,23 @@ def read_outputs(cluster: ClusterInfo, config: Config) -> Outputs:
 
 
 def read_scores(cluster: ClusterInfo, config: Config) -> pa.Table:
-    """Every score that a job has written."""
+    """Read every score of a job."""
     assert config.scores.topic is not None
     messages = live.read_all(cluster, config.scores.topic)
     return plain(pa.Table.from_batches([b for m in messages for b in live.batches(m.value)]))
 
 
-def check_complete(found: Outputs, expected: Expected) -> None:
-    """Nothing is missing, nothing is invented, and every repeat says the same, to the bit."""
-    assert differing(found.scores, expected.scores) == 0
-    assert len(without_repeats(found.scores)) == len(expected.scores)
-    letters = {name: (about["reason"], payload) for name, about, payload in found.letters}
+def check_complete(actual: Outputs, expected: Expected) -> None:
+    """Assert that nothing is missing or extra, and that repeats are equal bit for bit."""
+    assert differing(actual.scores, expected.scores) == 0
+    assert len(without_repeats(actual.scores)) == len(expected.scores)
+    letters = {name: (about["reason"], payload) for name, about, payload in actual.letters}
     assert letters == {name: (one.reason, one.payload) for name, one in expected.letters.items()}
-    assert alert_events(found.alerts) == transition_events(expected.transitions)
+    assert alert_events(actual.alerts) == transition_events(expected.transitions)
 
 
 def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """What each alert says, and about which event."""
+    """List the content of each alert and its event, sorted."""
     return sorted(
         (
             *(alert["event"][name] for name in KEY),
@@ -219,7 +219,7 @@ def alert_events(alerts: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def transition_events(transitions: Iterable[Transition]) -> list[tuple[Any, ...]]:
-    """The same of transitions offline."""
+    """List the same of offline transitions."""
     return sorted(
         (
             *(getattr(one, name) for name in KEY),
@@ -231,35 +231,35 @@ def transition_events(transitions: Iterable[Transition]) -> list[tuple[Any, ...]
 
 
 def letters_of(messages: Iterable[Any]) -> list[tuple[str, dict[str, str], bytes]]:
-    """Dead letters as (id, headers, payload), repeats included."""
-    found = []
+    """Return dead letters as (id, headers, payload), repeats included."""
+    actual = []
     for message in messages:
         about = {
             name.removeprefix(LETTER_PREFIX): value.decode() for name, value in message.headers
         }
-        found.append((about["id"], about, message.value))
-    return found
+        actual.append((about["id"], about, message.value))
+    return actual
 
 
 def alerts_of(messages: Iterable[Any]) -> dict[str, Any]:
-    """Alert records by id; repeats must say the same."""
-    found: dict[str, Any] = {}
+    """Return alert records by id; assert that repeats are equal."""
+    actual: dict[str, Any] = {}
     for message in messages:
         record = json.loads(message.value)
         assert dict(message.headers)["ce_id"].decode() == record["id"]
-        assert found.setdefault(record["id"], record) == record
-    return found
+        assert actual.setdefault(record["id"], record) == record
+    return actual
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Scores in log order, verdicts as text."""
+    """Return scores in log order, with verdicts as text."""
     at = table.schema.get_field_index("verdict")
     table = table.set_column(at, "verdict", table["verdict"].cast(pa.string()))
     return table.combine_chunks().sort_by([(name, "ascending") for name in KEY])
 
 
 def without_repeats(table: pa.Table) -> pa.Table:
-    """The first score of every event, of a table in log order."""
+    """Return the first score of every event of a table in log order."""
     if not len(table):
         return table
     key = np.stack([table[name].to_numpy() for name in KEY])
@@ -267,19 +267,19 @@ def without_repeats(table: pa.Table) -> pa.Table:
 
 
 def events_of(table: pa.Table) -> list[tuple[int, int, int]]:
-    """Which event each row is about."""
+    """Return the event of each row."""
     return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))
 
 
-def differing(found: pa.Table, expected: pa.Table) -> int:
-    """How many of the scored events differ from what is expected, in any bit of any column."""
-    assert found.column_names == expected.column_names
-    place = {event: i for i, event in enumerate(events_of(expected))}
-    assert place.keys() >= set(events_of(found)), "no other event may be scored"
-    at = pa.array([place[event] for event in events_of(found)])
-    same = np.ones(len(found), bool)
-    for name in found.column_names:
-        ours, theirs = found[name].to_numpy(), expected[name].take(at).to_numpy()
+def differing(actual: pa.Table, expected: pa.Table) -> int:
+    """Count the scored events that differ from the expected ones in any bit of any column."""
+    assert actual.column_names == expected.column_names
+    row_of = {event: i for i, event in enumerate(events_of(expected))}
+    assert row_of.keys() >= set(events_of(actual)), "no other event may be scored"
+    at = pa.array([row_of[event] for event in events_of(actual)])
+    same = np.ones(len(actual), bool)
+    for name in actual.column_names:
+        ours, theirs = actual[name].to_numpy(), expected[name].take(at).to_numpy()
         if ours.dtype == np.float32:  # as bits: NaN equals itself, and 0 is not -0
             ours, theirs = ours.view(np.uint32), theirs.view(np.uint32)
         same &= ours == theirs

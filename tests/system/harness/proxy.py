@@ -1,7 +1,7 @@
-"""A TCP proxy in front of the broker that misbehaves as networks do.
+"""A TCP proxy in front of the broker that injects network faults.
 
-It runs in a thread of its own with an event loop of its own, so that a test can go on
-while the network stands still. It listens on loopback, on a free port of its choice.
+It runs an event loop in a separate thread, so a test can continue while the network is
+interrupted. It listens on loopback.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import struct
 import threading
 from collections.abc import Coroutine
 from typing import Any, Literal
+
+from fixtures.deadlines import deadline
 
 Mode = Literal["pass", "black hole", "delay", "throttle", "reset"]
 
@@ -26,20 +28,20 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Link:
-    """One direction's budget of bytes; all connections share it, as they share a line."""
+    """The byte budget of one direction, which all connections share."""
 
     def __init__(self) -> None:
         self._free_at = 0.0
 
     async def take(self, count: int) -> None:
-        """Wait until `count` bytes have had their time on a throttled line."""
+        """Wait until a throttled line has carried `count` bytes."""
         now = asyncio.get_running_loop().time()
         self._free_at = max(now, self._free_at) + count / THROTTLE_BYTES_PER_S
         await asyncio.sleep(self._free_at - now)
 
 
 class Proxy:
-    """Carries connections from its own port to a target; `mode` says how well."""
+    """Forwards connections from a port to a target; `mode` chooses the fault."""
 
     def __init__(self, target_port: int, port: int) -> None:
         self.port = port
@@ -56,7 +58,7 @@ class Proxy:
     def __enter__(self) -> Proxy:
         self._ready = threading.Event()
         self._thread.start()
-        assert self._ready.wait(_START_S_MAX), f"the proxy must listen at port {self.port}"
+        assert self._ready.wait(deadline(_START_S_MAX)), f"no proxy at port {self.port}"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,7 +72,7 @@ class Proxy:
         self._call(self._reset_open())
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_START_S_MAX)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(deadline(_START_S_MAX))
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -97,7 +99,7 @@ class Proxy:
             return
         try:
             there = await asyncio.open_connection("127.0.0.1", self._target_port, limit=_CHUNK)
-        except OSError:  # nobody listens behind us, and so nobody does here
+        except OSError:  # no server accepts connections, so the proxy refuses this one
             self._reset(writer)
             return
         self._writers |= {writer, there[1]}

@@ -1,4 +1,4 @@
-"""The table of the fault matrix: one row per fault, printed in the end and written to files."""
+"""The table of the fault matrix: one row per fault, printed at the end and written to files."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ HEAD = (
 
 @dataclass(slots=True)
 class Row:
-    """What a fault did, and what it left."""
+    """The effects of one fault."""
 
     fault: str
-    #: Fault (or its end, where it lasts) to the first new score that a reader sees, each time.
+    #: From each fault, or its end if it lasts, to the first new score that a reader sees.
     recovery_s: list[float] = field(default_factory=list)
     limit_s: float | None = None
     events: int = 0
-    #: Scores that were written again.
+    #: Scores and dead letters that were written more than once.
     repeats: int = 0
     #: Events without a score or dead letter, and scores that differ in any bit.
     missing: int = 0
     differing: int = 0
     alerts_equal: bool = True
-    #: Times the job began anew from a checkpoint.
+    #: How often the job restarted from a checkpoint.
     restarts: int = 0
     note: str = ""
     verdict: str = "ok"
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of `HEAD`."""
+        """Return the row as text, in the order of `HEAD`."""
         times = self.recovery_s
         return (
             self.fault,
@@ -64,20 +64,20 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        #: Whether the test that runs has added its row, good or bad.
+        #: Whether the current test has added its row.
         self.is_settled = False
 
     def add(self, row: Row) -> None:
-        """Keep a row, and write the files anew: a run that is broken off leaves its rows."""
+        """Add a row and rewrite the files, so that an interrupted run leaves its rows."""
         self.rows.append(row)
         self.is_settled = True
         FOLDER.mkdir(parents=True, exist_ok=True)
-        found = [asdict(one) for one in self.rows]
-        (FOLDER / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+        rows = [asdict(row) for row in self.rows]
+        (FOLDER / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
         (FOLDER / "table.md").write_text("\n".join(self.lines()) + "\n")
 
     def lines(self) -> list[str]:
-        """The table in Markdown, its columns aligned."""
+        """Return the table in Markdown, with aligned columns."""
         cells = [HEAD, *(row.cells() for row in self.rows)]
         widths = [max(len(line[i]) for line in cells) for i in range(len(HEAD))]
         lines = [

@@ -1,4 +1,4 @@
-"""Telemetry that flows on while faults happen: 1,000 entities at a steady rate, from a thread."""
+"""Steady telemetry while faults happen: 1,000 entities, sent by a thread."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.local.info import ClusterInfo
 from streamgauge.pipeline.data.payloads import Payload, Selection, messages
 from system.harness import fleet
 
 EVENTS_PER_S = 1_500.0
-OUTAGE_S_MAX = 240  # how long the sender goes on trying while the broker is away
+OUTAGE_S_MAX = 240  # how long the sender retries while the broker is down
 _FLUSH_S_MAX = 120.0
 _PACE_S = 0.02
 _END_S_MAX = 10.0
@@ -22,7 +23,7 @@ ROWS_PER_TURN = 5  # 5,000 events; then the format changes
 
 
 class Traffic:
-    """Sends until it is told to end; what the broker acknowledged is known per partition."""
+    """Sends until `end`, and records what the broker acknowledged, per partition."""
 
     def __init__(self, cluster: ClusterInfo, topic: str, partitions: int) -> None:
         self._topic, self._partitions = topic, partitions
@@ -45,7 +46,7 @@ class Traffic:
         self.refused: list[str] = []
 
     def ends(self) -> dict[int, int]:
-        """Partition -> offset behind the last message that the broker has acknowledged."""
+        """Return, per partition, the offset after the last acknowledged message."""
         return dict(self._ends)
 
     def start(self) -> None:
@@ -59,7 +60,7 @@ class Traffic:
         self._settle()
 
     def resume(self) -> None:
-        """Go on where the traffic was paused."""
+        """Resume after `pause`."""
         self._flowing.set()
 
     def end(self) -> None:
@@ -68,20 +69,20 @@ class Traffic:
             return
         self._ending.set()
         self._flowing.set()
-        self._thread.join(_END_S_MAX)
+        self._thread.join(deadline(_END_S_MAX))
         self._settle()
 
     def _settle(self) -> None:
         """Wait until the broker has every message that was sent."""
         with self._sending:
-            left = self._producer.flush(_FLUSH_S_MAX)
+            left = self._producer.flush(deadline(_FLUSH_S_MAX))
         assert not left and not self.refused, f"{left} messages unsent; {self.refused[:3]}"
 
     def _send(self) -> None:
         due, waiter = 0.0, threading.Event()
         for message in self._messages():
             due += message.events / EVENTS_PER_S
-            if due > _PACE_S:  # many small waits would cost more than they keep
+            if due > _PACE_S:  # many short waits would cost more CPU than they save
                 self._producer.poll(0)
                 waiter.wait(due)
                 due = 0.0
@@ -108,7 +109,7 @@ class Traffic:
                     self._topic, value, key, partition, self._delivered, headers=headers
                 )
                 return
-            except BufferError:  # the broker is away for long: wait, and lose nothing
+            except BufferError:  # the broker has been down for long: wait, and drop nothing
                 self._producer.poll(0.1)
 
     def _messages(self) -> Iterator[Payload]:

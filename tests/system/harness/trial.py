@@ -1,8 +1,8 @@
-"""One row of the fault matrix: a live job under steady traffic, faults, and the reckoning.
+"""One row of the fault matrix: a live job under steady traffic, faults, and the comparison.
 
-Recovery is measured by an independent reader, and strictly: from the fault to a score of an
-event that was sent *after* the job had felt the fault. Scores that were on their way, or
-that a part not yet hit still makes, do not count.
+An independent reader measures recovery: the time from the fault to the score of an event that
+was sent *after* the job had restarted. Scores that were in transit, or that come from a part not
+yet affected, do not count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fixtures.deadlines import deadline
 from streamgauge.infra.errors import InfraError
 from streamgauge.infra.local.info import ClusterInfo
 from system.harness import live, outcome
@@ -36,7 +37,7 @@ class Trial:
         **sections: Any,
     ) -> None:
         self.cluster, self.jobs = cluster, jobs
-        self.row = Row(fault, limit_s=limit_s)
+        self.row = Row(fault, limit_s=deadline(limit_s))
         topic = live.new_name("fleet")
         live.create_topic(cluster, topic, outcome.PARTITIONS)
         self.config = live.job_config(cluster, artifact, topic, **sections)
@@ -45,7 +46,7 @@ class Trial:
         self._tail: live.Tail | None = None
 
     def begin(self) -> None:
-        """Start job and traffic; returns when scores flow and a checkpoint lies behind them."""
+        """Start job and traffic; returns when scores flow and a checkpoint is complete."""
         self.jobs.at_end(self.traffic.end)
         self.traffic.start()
         self.job_id = self.jobs.start(self.config)
@@ -57,7 +58,7 @@ class Trial:
         )
 
     def watch(self) -> None:
-        """Look at the scores that the job writes from now on."""
+        """Read the scores that the job writes from now on."""
         self._tail = live.Tail(self.cluster, self.config)
         self.jobs.at_end(self._tail.close)
 
@@ -68,11 +69,11 @@ class Trial:
         self._tail = None
 
     def restored(self) -> int:
-        """How often the job began anew from a checkpoint or savepoint."""
+        """Return how often the job restarted from a checkpoint or savepoint."""
         return self.jobs.rest.checkpoints(self.job_id)["counts"]["restored"]
 
     def strike(self, fault: Fault) -> None:
-        """Let a fault happen that the job must feel, and measure until it has recovered."""
+        """Inject a fault that restarts the job, and measure the time until it has recovered."""
         before = self.restored()
         began = time.monotonic()
         fault()
@@ -83,7 +84,7 @@ class Trial:
         self.row.recovery_s.append(time.monotonic() - began)
 
     def recover(self) -> None:
-        """Measure from now, the end of a fault that lasted, until the job has recovered."""
+        """Measure the time from now, the end of a lasting fault, until the job has recovered."""
         began = time.monotonic()
         if self._tail is None:
             self.watch()
@@ -107,14 +108,14 @@ class Trial:
         live.wait_for(lambda: self.traffic.events >= until, f"{events} events sent", self.jobs)
 
     def finish(self, table: Table) -> Row:
-        """End the traffic, wait for every output, hold it to the bit, and keep the row."""
+        """End the traffic, wait for every output, compare it bit for bit, and record the row."""
         self.traffic.end()
         expected = outcome.score_offline(self.cluster, self.config)
         self.row.restarts = self.restored()
         outcome.await_outputs(self.cluster, self.config, expected, self.jobs)
         self.jobs.cancel_all()
         reckon(self.row, outcome.read_outputs(self.cluster, self.config), expected)
-        # Events that the broker acknowledged and lost are on no list of what is expected.
+        # Events that the broker acknowledged and then lost are not in `expected`.
         self.row.missing += self.traffic.events - self.row.events
         settle(self.row, table)
         return self.row
@@ -125,23 +126,23 @@ class Trial:
         return 0
 
 
-def reckon(row: Row, found: outcome.Outputs, expected: outcome.Expected) -> None:
-    """Count what is missing, differs and was said twice; all as numbers."""
-    unique = outcome.without_repeats(found.scores)
-    letters = {name: (about["reason"], payload) for name, about, payload in found.letters}
+def reckon(row: Row, actual: outcome.Outputs, expected: outcome.Expected) -> None:
+    """Count the outputs that are missing, differ, or were published twice."""
+    unique = outcome.without_repeats(actual.scores)
+    letters = {name: (about["reason"], payload) for name, about, payload in actual.letters}
     wanted = {name: (one.reason, one.payload) for name, one in expected.letters.items()}
     row.events = len(expected.scores) + len(wanted)
-    row.repeats = len(found.scores) - len(unique) + len(found.letters) - len(letters)
+    row.repeats = len(actual.scores) - len(unique) + len(actual.letters) - len(letters)
     row.missing = len(expected.scores) - len(unique) + len(wanted.keys() - letters.keys())
-    row.differing = outcome.differing(found.scores, expected.scores)
+    row.differing = outcome.differing(actual.scores, expected.scores)
     row.differing += sum(wanted.get(name) != letter for name, letter in letters.items())
-    row.alerts_equal = outcome.alert_events(found.alerts) == outcome.transition_events(
+    row.alerts_equal = outcome.alert_events(actual.alerts) == outcome.transition_events(
         expected.transitions
     )
 
 
 def settle(row: Row, table: Table) -> None:
-    """Give the verdict, keep the row, and fail if it is bad."""
+    """Set the verdict, record the row, and fail if it is bad."""
     worst = max(row.recovery_s, default=0.0)
     bad = {
         "missing": row.missing,

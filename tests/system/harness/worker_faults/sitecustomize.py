@@ -1,9 +1,9 @@
 """Lets a test end a Python worker in the middle of a bundle.
 
 Python imports this module at the start of every process that has its folder on the path:
-those of the worker pool of a cluster that a test made so. While the file `TRIGGER` lies in
-the cluster's folder, the worker that scores the next block removes it and ends on the spot:
-after the state was written, before an output left. Nothing in the product knows of this.
+the processes of a worker pool that a test has started with this folder. While the file `TRIGGER`
+is in the cluster's folder, the worker that scores the next block removes it and ends at once: after
+the state was changed, before an output was sent. Nothing in the product depends on this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLUSTER = os.environ.get("STREAMGAUGE_CLUSTER", "")
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds the one module where the others would, and changes it once it is loaded."""
+    """Finds the module of the scorer as usual, and changes it after it is loaded."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -45,17 +45,17 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def change(module: ModuleType) -> None:
-    """Let `ShardScorer.process` end the process after its work, if it was told to."""
+    """Let `ShardScorer.process` end the process after its work while `TRIGGER` exists."""
     process = module.ShardScorer.process
     trigger = Path(CLUSTER) / TRIGGER
 
     @functools.wraps(process)
-    def process_and_exit(*given: Any, **named: Any) -> Any:
-        outcome = process(*given, **named)
+    def process_and_exit(*arguments: Any, **named: Any) -> Any:
+        outcome = process(*arguments, **named)
         if outcome.scored and trigger.exists():
             try:
                 trigger.unlink()
-            except FileNotFoundError:  # another worker was quicker
+            except FileNotFoundError:  # another worker has removed it
                 return outcome
             os._exit(EXIT_CODE)
         return outcome

@@ -1,16 +1,14 @@
-"""Lines that a long test says while it runs, past what pytest captures."""
+"""Progress lines of a long test, printed although pytest captures output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-Narrate = Callable[[str], None]
+from streamgauge.infra.narrate import Narrate
 
 
 def narrator(config: pytest.Config) -> Narrate:
-    """A function that writes a line to the terminal."""
+    """Return a function that writes a line to the terminal."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     capture = config.pluginmanager.getplugin("capturemanager")
 
