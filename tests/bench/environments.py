@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streamgauge.infra.local.jars import MAVEN_GOAL
+from streamgauge.infra.local.downloads import MAVEN_GOAL
 
 PEERS = Path(__file__).parent / "peers"
 INSTALL_S_MAX = 900.0
@@ -22,8 +22,8 @@ def prepare(peer: str, root: Path) -> Path:
     source, folder = PEERS / peer, root / peer
     pins = [path for name in ("requirements.txt", "pom.xml") if (path := source / name).exists()]
     wanted = "".join(path.read_text() for path in (*pins, *sorted(source.rglob("*.java"))))
-    layout_hash = folder / "made-from"
-    if layout_hash.exists() and layout_hash.read_text() == wanted:
+    recorded = folder / "made-from"
+    if recorded.exists() and recorded.read_text() == wanted:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -40,7 +40,7 @@ def prepare(peer: str, root: Path) -> Path:
     if sources := [str(path) for path in source.rglob("*.java")]:
         classes = str(folder / "classes")
         _run("javac", "-nowarn", "-cp", f"{folder}/jars/*", "-d", classes, *sources)
-    layout_hash.write_text(wanted)
+    recorded.write_text(wanted)
     return folder
 
 

@@ -184,7 +184,7 @@ def test_a_download_that_breaks_off_is_started_again(
     ]
 
 
-MAVEN_LINE = "Downloaded from central: https://repo.maven.apache.org/a-1.jar (20 kB at 1 MB/s)\n"
+MAVEN_LINE = "Downloaded from central: https://example.org/a-1.jar (20 kB at 1 MB/s)\n"
 
 
 @pytest.mark.parametrize(
