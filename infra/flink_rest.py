@@ -48,7 +48,7 @@ class JobDetail:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether the job and all its tasks run."""
+        """Return whether the job and all its tasks run."""
         states = [state for counts in self.tasks.values() for state in counts]
         return self.job.state == "RUNNING" and set(states) == {"RUNNING"}
 

@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# Doctests are collected from product code; a second copy of a fixture would register twice.
+collect_ignore = ["fixtures"]
+
 # One BLAS thread: the bits of a product depend on how it is divided among threads.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(name, "1")

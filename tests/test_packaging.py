@@ -13,8 +13,8 @@ import pytest
 from fixtures.paths import ROOT
 
 PACKAGES = ("models", "transforms", "pipeline", "infra")
-#: Describes a folder of the sources to those who change it; of no use where it is installed.
-ONLY_IN_SOURCES = "README.md"
+#: For those who change the sources: pages about a folder, the sources of patches, make scripts.
+ONLY_IN_SOURCES = ("README.md", ".java", ".sh")
 
 
 def run(*command, cwd, **environment):

@@ -314,7 +314,7 @@ def _answers(url: str) -> bool:
 
 
 def _is_registered(url: str, name: str, record: ProcessRecord) -> bool:
-    """Tell whether the recorded process has registered.
+    """Return whether the recorded process has registered.
 
     The JobManager may still list its predecessor, which had the same name, so the last
     heartbeat must be newer than the process.

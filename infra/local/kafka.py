@@ -83,7 +83,7 @@ def server_properties(directory: Path, ports: Ports) -> str:
 
 
 def answers_metadata(port: int) -> bool:
-    """Tell whether the broker answers a metadata request; an open port is not enough."""
+    """Return whether the broker answers a metadata request; an open port is not enough."""
     if not is_listening(port):
         return False
     # The client logs connection errors to stderr, and while the broker starts they are normal.

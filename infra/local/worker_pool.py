@@ -128,7 +128,7 @@ def run_worker(endpoint: str, worker_id: str) -> None:
 
 
 def refuses(endpoint: str) -> bool:
-    """Tell whether nothing listens at "host:port"; a slow answer is not a refusal."""
+    """Return whether nothing listens at "host:port"; a slow answer is not a refusal."""
     host, _, port = endpoint.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1.0):

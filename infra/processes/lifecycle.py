@@ -101,7 +101,7 @@ def await_healthy(part: Part, directory: Path, timeout_s: float | None = None) -
 
 
 def is_healthy(part: Part, directory: Path) -> bool:
-    """Tell whether the part's working process runs and passes its health check."""
+    """Return whether the part's working process runs and passes its health check."""
     record = working(directory, part.name)
     return record is not None and part.is_healthy(record)
 
@@ -119,7 +119,7 @@ def part_status(part: Part, directory: Path) -> PartStatus:
 
 
 def is_running(directory: Path, name: str) -> bool:
-    """Tell whether the part's supervisor runs or, if it has none, the part itself."""
+    """Return whether the part's supervisor runs or, if it has none, the part itself."""
     record = ProcessRecord.load(supervisor_path(directory, name))
     if record is None:
         record = ProcessRecord.load(record_path(directory, name))

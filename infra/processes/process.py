@@ -61,7 +61,7 @@ class ProcessRecord:
         replace_text(path, json.dumps(asdict(self)))
 
     def is_alive(self) -> bool:
-        """Tell whether the recorded process still runs (a zombie does not)."""
+        """Return whether the recorded process still runs (a zombie does not)."""
         _reap(self.pid)
         return _stat(self.pid) == ("live", self.start_ticks)
 
@@ -179,7 +179,7 @@ def marked(mark: str) -> list[int]:
 
 
 def is_listening(port: int, host: str = "127.0.0.1") -> bool:
-    """Tell whether something accepts connections at the port."""
+    """Return whether something accepts connections at the port."""
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True
@@ -188,7 +188,7 @@ def is_listening(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could bind the port on loopback now."""
+    """Return whether a server could bind the port on loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

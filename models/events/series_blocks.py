@@ -25,10 +25,10 @@ def series_blocks(
         order: (N,) the numbers of the events in log order.
         row: (N,) the `Block.row` of each event, in log order. No score depends on it.
     """
-    values = np.concatenate([one.values for one in series]).astype(np.float32, copy=False)
-    time_us = np.concatenate([one.event_time_us for one in series])
-    owner = np.repeat(np.arange(len(series)), [len(one.event_time_us) for one in series])
-    names = pa.array([one.entity_id for one in series], pa.string())
+    values = np.concatenate([entity.values for entity in series]).astype(np.float32, copy=False)
+    time_us = np.concatenate([entity.event_time_us for entity in series])
+    owner = np.repeat(np.arange(len(series)), [len(entity.event_time_us) for entity in series])
+    names = pa.array([entity.entity_id for entity in series], pa.string())
     for first in range(0, len(order), BLOCK_EVENTS):
         events = order[first : first + BLOCK_EVENTS]
         end = first + len(events)

@@ -154,16 +154,16 @@ def _is_section(key: str) -> bool:
 
 def _comments(kind: type[Any]) -> dict[str, str]:
     """Text of the `#:` lines above each field of `kind` and of its base classes."""
-    found: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _comments_in(textwrap.dedent(inspect.getsource(base)))
-    return found
+            comments |= _comments_in(textwrap.dedent(inspect.getsource(base)))
+    return comments
 
 
 def _comments_in(source: str) -> dict[str, str]:
     lines = source.splitlines()
-    found = {}
+    comments = {}
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
@@ -173,8 +173,8 @@ def _comments_in(source: str) -> dict[str, str]:
         comment = [
             line.strip().removeprefix("#:").strip() for line in lines[first : node.lineno - 1]
         ]
-        found[node.target.id] = " ".join(comment)
-    return found
+        comments[node.target.id] = " ".join(comment)
+    return comments
 
 
 def _type_name(hint: Any) -> str:

@@ -45,7 +45,7 @@ class Variant:
 def variants(spec: ForecasterSpec) -> Iterator[Variant]:
     """The whole model, then one variant per part that is left out."""
     yield Variant("whole", spec)
-    yield Variant("ridge skip alone, no GRU", spec, without_network=True)
+    yield Variant("linear part alone, no GRU", spec, without_network=True)
     yield Variant("no level", replace(spec, level_weight=0.0))
     yield Variant(
         "level by day of the week alone",
@@ -54,9 +54,9 @@ def variants(spec: ForecasterSpec) -> Iterator[Variant]:
     yield Variant("fast smoothing alone", replace(spec, alphas=(spec.alphas[0],) * 2))
     yield Variant("no smoothing", replace(spec, alphas=(1.0, 1.0)))
     fixed = replace(spec.normaliser, rate_min=RATE_OF_NO_LEARNING)
-    yield Variant("statistics stand still", replace(spec, normaliser=fixed))
+    yield Variant("statistics frozen", replace(spec, normaliser=fixed))
     yield Variant(
-        "learns from surprises too", spec, policy=ScoringPolicy(warmup_events=FOREVER_EVENTS)
+        "learns from rare events too", spec, policy=ScoringPolicy(warmup_events=FOREVER_EVENTS)
     )
 
 

@@ -82,9 +82,9 @@ def _table(title: str, evaluation: Evaluation) -> Iterator[str]:
 
 def _variants_table(variants: dict[str, dict[str, DetectorResult]]) -> Iterator[str]:
     """A row per variant, a column per data set."""
-    yield "\n### What each part brings\n"
+    yield "\n### Contribution of each part\n"
     yield (
-        "The same weights with one part left out; AUC-PR / VUS-PR / best F1, and for NAB the "
+        "The same weights without one part; AUC-PR / VUS-PR / best F1, and for NAB the "
         "standard score.\n"
     )
     yield "| | " + " | ".join(SETS[name] for name in variants) + " |"

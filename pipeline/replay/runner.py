@@ -158,20 +158,20 @@ def _first_of_each(table: pa.Table, key: Sequence[str]) -> pa.Table:
 
 def _records(directory: Path, kind: str) -> list[dict[str, Any]]:
     """JSON values of a kind, once per id."""
-    found = {}
+    records = {}
     for message in _messages(directory, kind):
         record = decode_data(message.value)
-        found[record["id"]] = record
-    return list(found.values())
+        records[record["id"]] = record
+    return list(records.values())
 
 
 def _dead_letters(directory: Path) -> list[dict[str, Any]]:
-    found = {}
+    letters = {}
     for message in _messages(directory, files.DEAD_LETTERS):
         about = decode_dead_letter(message.headers)
         about["payload"] = message.value.decode(errors="backslashreplace")
-        found[about["id"]] = about
-    return sorted(found.values(), key=lambda d: (d["partition"], d["offset"], d["row"]))
+        letters[about["id"]] = about
+    return sorted(letters.values(), key=lambda d: (d["partition"], d["offset"], d["row"]))
 
 
 def _messages(directory: Path, kind: str) -> Iterator[Outgoing]:

@@ -26,7 +26,7 @@ def test_every_figure_is_on_disk_as_soon_as_it_is_there(tmp_path):
         assert turn in on_disk["runs"]["a peer"]
 
 
-def test_a_bench_that_goes_on_repeats_only_what_failed(tmp_path):
+def test_a_resumed_bench_repeats_only_what_failed(tmp_path):
     first = new_progress(tmp_path)
     first.once(lambda: {"events_s": 7.0}, "runs", "a peer", "round 1")
     first.once(lambda: {"reason": "no room"}, "runs", "a peer", "round 2")

@@ -127,7 +127,7 @@ def test_a_savepoint_that_takes_too_long_is_an_error(flink: ThreadingHTTPServer)
         client(flink).stop_with_savepoint("j", "file:///s", 0.05)
 
 
-def test_a_job_tells_task_states_and_the_innermost_cause(flink: ThreadingHTTPServer) -> None:
+def test_a_job_reports_task_states_and_the_innermost_cause(flink: ThreadingHTTPServer) -> None:
     vertex = {"name": "[1]Score", "tasks": {"RUNNING": 2, "FAILED": 0}}
     trace = "java.lang.RuntimeException: bundle\n\tat A\nCaused by: x.YError: why\n\tat B"
     Answers.scripts = {

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_backtest_says_what_the_live_job_said(
+def test_a_backtest_writes_what_the_live_job_wrote(
     cluster: ClusterInfo, scored_fleet: ScoredFleet, runner: str, tmp_path: Path
 ) -> None:
     config, actual = scored_fleet.config, scored_fleet.actual

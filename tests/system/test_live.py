@@ -24,14 +24,14 @@ def test_scored_and_dead_letters_are_what_was_produced(scored_fleet: ScoredFleet
     assert scored + dead == produced.events
 
 
-def test_without_a_failure_nothing_is_said_twice(scored_fleet: ScoredFleet) -> None:
+def test_without_a_failure_nothing_is_written_twice(scored_fleet: ScoredFleet) -> None:
     actual = scored_fleet.actual
 
     assert len(outcome.without_repeats(actual.scores)) == len(actual.scores)
     assert len({name for name, *_ in actual.letters}) == len(actual.letters)
 
 
-def test_everything_said_live_is_what_an_offline_scoring_says(scored_fleet: ScoredFleet) -> None:
+def test_live_outputs_equal_those_of_an_offline_scoring(scored_fleet: ScoredFleet) -> None:
     outcome.check_complete(scored_fleet.actual, scored_fleet.expected)
 
 

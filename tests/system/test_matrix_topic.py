@@ -55,7 +55,7 @@ def test_a_truncated_topic_stops_the_job_until_the_operator_has_decided(
 
 
 @pytest.mark.parametrize("size", ["shorter", "longer"])
-def test_a_topic_that_was_made_anew_stops_the_job_until_the_operator_has_decided(
+def test_a_topic_that_was_created_again_stops_the_job_until_the_operator_has_decided(
     cluster: ClusterInfo, artifact: Path, jobs: live.Jobs, table: Table, size: str
 ) -> None:
     trial = Trial(cluster, artifact, jobs, f"topic made anew, {size}, earliest", RESTART_S)

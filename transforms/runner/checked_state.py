@@ -25,7 +25,7 @@ class UncheckedStateError(RuntimeError):
 
 
 def require_checked_state() -> None:
-    """Refuse to go on in a worker whose state writes are not checked.
+    """Refuse to run in a worker whose state writes are not checked.
 
     Raises:
         UncheckedStateError: the worker was started by another program than
