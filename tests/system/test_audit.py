@@ -127,7 +127,9 @@ def test_entities_older_than_the_log_are_distinguished_from_new_ones(
         audit(config, named=EARLY, narrate=live.silent)
 
 
-def test_what_cannot_be_audited_is_reported_in_one_line(cluster: ClusterInfo, tmp_path: Path) -> None:
+def test_an_audit_that_is_impossible_is_refused_in_one_line(
+    cluster: ClusterInfo, tmp_path: Path
+) -> None:
     config = small_job(cluster, tmp_path, "arrow")
     fill(cluster, config, EARLY)
     scores = dataclasses.replace(config.scores, topic=None)
