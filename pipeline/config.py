@@ -303,6 +303,19 @@ def from_dict(data: dict[str, Any], where: str = "config") -> Config:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the settings in plain types, as `from_dict` takes them.
+
+    >>> to_dict(from_dict({"artifact": "a", "scoring": {"late": "set_aside"}}))["scoring"]["late"]
+    'set_aside'
+    """
+    sections = dataclasses.asdict(config)
+    for section in sections.values():
+        if isinstance(section, dict):
+            section.update(section.pop(POLICY, {}))
+    return sections
+
+
 def parse_start(text: str) -> str | int | dict[int, int]:
     """Read a start or end: "earliest", "latest", epoch milliseconds, or offsets.
 

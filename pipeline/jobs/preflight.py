@@ -24,6 +24,7 @@ from streamgauge.transforms.kafka.admin import create_missing_topics, partition_
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots
 
 SAMPLE_BYTES = 262_144
+FEATURES_SHOWN = 5
 SAMPLE_WAIT_S = 3.0
 SAMPLE_OFFSETS = 8
 
@@ -144,6 +145,7 @@ def _decode_newest(config: Config, decoder: Decoder, partition: int) -> tuple[in
 
 def _first_difference(expected: Sequence[str], actual: Sequence[str]) -> str:
     if len(expected) != len(actual):
-        return f"got {len(actual)}"
+        more = ", …" if len(actual) > FEATURES_SHOWN else ""
+        return f"got {len(actual)}: {', '.join(actual[:FEATURES_SHOWN])}{more}"
     index = next(i for i, (a, b) in enumerate(zip(expected, actual, strict=True)) if a != b)
     return f"at position {index} it has {expected[index]!r}; got {actual[index]!r}"

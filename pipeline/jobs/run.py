@@ -65,10 +65,6 @@ def run(
     if state:
         config = start_at(config, artifact, state)
         narrate(f"starting from the state in {state}, at {config.input.start}")
-    narrate(
-        f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
-        f"model {artifact.digest[:12]}"
-    )
 
     def submit(job_endpoint: str, worker_endpoint: str) -> PipelineResult:
         options = beam_options(
@@ -78,6 +74,10 @@ def run(
         # Last, so that a job that cannot start leaves no topic on the broker.
         for topic in preflight.ensure_output_topics(config, partitions):
             narrate(f"created topic {topic}")
+        narrate(
+            f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
+            f"model {artifact.digest[:12]}"
+        )
         return pipeline.run()
 
     if is_embedded:

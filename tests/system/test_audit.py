@@ -28,7 +28,7 @@ from streamgauge.models.state.entity_table import EntityTable
 from streamgauge.pipeline.audit.audit import audit
 from streamgauge.pipeline.audit.report import OLDER
 from streamgauge.pipeline.cli.main import app
-from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.config import Config, to_dict
 from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
 from streamgauge.transforms.messages.scores import SCHEMA, encode_scores
 from system.harness import live
@@ -75,7 +75,7 @@ def test_a_flipped_bit_and_a_lost_score_of_a_live_job_are_caught(
 
     config = copy_scores(cluster, scored_fleet.config, change)
     path = tmp_path / "job.json"  # YAML, too
-    path.write_text(json.dumps(dataclasses.asdict(config)))
+    path.write_text(json.dumps(to_dict(config)))
 
     chosen = [f"--entity={name}" for name in (altered, robbed, left_alone)]
     ran = CliRunner().invoke(app, ["audit", "-c", str(path), *chosen, "--json"])
@@ -122,7 +122,7 @@ def test_entities_older_than_the_log_are_distinguished_from_new_ones(
     assert {one.entity_id for one in report.entities if one.left_out == OLDER} == set(EARLY)
     assert {one.entity_id for one in report.audited} == set(LATE)
     assert report.total("compared") == len(LATE) * 30
-    assert any("entities older than the log cannot be derived" in line for line in lines)
+    assert any("entities with older events cannot be audited" in line for line in lines)
     with pytest.raises(ConfigError, match="must have begun within the log; all 2 are left out"):
         audit(config, named=EARLY, narrate=live.silent)
 

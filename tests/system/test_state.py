@@ -110,7 +110,7 @@ def test_health_is_published_per_shard_and_an_erased_entity_is_forgotten(
     assert actual.row["event_count"] > 0
     assert actual.snapshot.shard == shard_of(entity, SHARDS)
 
-    partition, _ = exported_state.erase_live(config, loaded, entity, None)
+    partition, _ = exported_state.erase_live(config, loaded, entity, partition=None)
     assert partition == actual.row["partition"]
 
     def is_forgotten() -> bool:

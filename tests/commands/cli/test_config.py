@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from streamgauge.models.errors import ConfigError
-from streamgauge.pipeline.config import from_dict, load, parse_start
+from streamgauge.pipeline.config import from_dict, load, parse_start, to_dict
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,15 @@ def test_paths_are_taken_from_the_folder_of_the_file(tmp_path):
 )
 def test_starts_are_parsed(text, expected):
     assert parse_start(text) == expected
+
+
+def test_settings_in_plain_types_make_the_same_configuration() -> None:
+    data = {
+        "artifact": "a",
+        "alerts": {"cooldown_s": 60.0, "topic": "t"},
+        "scoring": {"shards": 3, "late": "set_aside"},
+        "input": {"limits": {"future_s_max": 5}},
+    }
+    config = from_dict(data)
+    assert config.alerts.policy.cooldown_s == 60.0
+    assert from_dict(to_dict(config)) == config
