@@ -19,8 +19,9 @@ that are due is at most
 
 because the threshold never exceeds the highest score by more than eta / B. The second term can
 be large. So each entity also has credit, which grows by B a day. A message costs 1, and a
-message that is due without credit is not sent. It raises the threshold all the same: after a
-storm, noise must not send what the storm could not. The number of messages sent is at most
+message that is due without credit is not sent. It raises the threshold all the same.
+Otherwise the threshold would decay during a storm, and noise after it would send messages. The
+number of messages sent is at most
 
     B (T + CREDIT_DAYS),  and  B (W + CREDIT_DAYS_MAX) + 1  in any W days.
 """
@@ -43,8 +44,8 @@ DAY_US = 86_400_000_000
 #: The budget of an entity without the rest of its row.
 ROW = np.dtype(list(BUDGET_FIELDS))
 
-# eta, in standard deviations of the log score. Values from .25 to .5 met the budget (quality.md,
-# section 6).
+# eta, in standard deviations of the log score. Values from .25 to .5 met the budget on the server
+# machines and the services.
 ETA_STD = 0.375
 
 # Days of credit at the start. Without any, a budget of 1 detects .45 and .84 of the events of both

@@ -123,7 +123,9 @@ def test_entities_older_than_the_log_are_distinguished_from_new_ones(
     assert {one.entity_id for one in report.audited} == set(LATE)
     assert report.total("compared") == len(LATE) * 30
     assert any("entities with older events cannot be audited" in line for line in lines)
-    with pytest.raises(ConfigError, match="must have all its events in the log; all 2 are left out"):
+    with pytest.raises(
+        ConfigError, match="must have all its events in the log; all 2 are left out"
+    ):
         audit(config, named=EARLY, narrate=live.silent)
 
 
