@@ -58,7 +58,7 @@ def _transition() -> Transition:
         score=9.25,
         rarity_1_in_n=18_500.0,
         threshold=6.5,
-        severity="warning",
+        severity="critical",
         opened_partition=3,
         opened_offset=184_467,
         opened_row=0,
