@@ -121,11 +121,17 @@ class Broker:
     def __init__(self, bytes_max: int, bad: dict[bytes, int] | None = None) -> None:
         self.bytes_max, self.bad = bytes_max, bad or {}
         self.taken: list[Outgoing] = []
+        self.refusals = 0
 
     def new_producer(self, _access, bytes_max, batch_messages_max=10_000):
         return Client(self, bytes_max, batch_messages_max)
 
     def answer(self, batch: list[Outgoing]) -> KafkaError | None:
+        error = self._answer(batch)
+        self.refusals += error is not None
+        return error
+
+    def _answer(self, batch: list[Outgoing]) -> KafkaError | None:
         for message in batch:
             if message.key in self.bad:
                 return KafkaError(self.bad[message.key])
@@ -193,8 +199,10 @@ def text(key: bytes, size: int = 10) -> Outgoing:
 @pytest.mark.parametrize("told", [KAFKAS_DEFAULT, None], ids=["told", "not told"])
 def test_scores_larger_than_the_topic_takes_all_arrive(write, told):
     message = scores_of(ENTITIES["one entity"])
-    taken, set_aside = write(Broker(KAFKAS_DEFAULT), message, limit=told)
+    broker = Broker(KAFKAS_DEFAULT)
+    taken, set_aside = write(broker, message, limit=told)
     assert (rows_of(taken), set_aside) == (rows_of([message]), 0)
+    assert broker.refusals == 0
 
 
 @pytest.mark.parametrize("now", [100_000, 20_000, 3_000])
