@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import ConfigResource
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 from streamgauge.models.errors import ConfigError
