@@ -121,6 +121,8 @@ class Broker:
     def __init__(self, bytes_max: int, bad: dict[bytes, int] | None = None) -> None:
         self.bytes_max, self.bad = bytes_max, bad or {}
         self.taken: list[Outgoing] = []
+        self.is_clock_wrong = False
+        self.untimely: set[bytes] = set()  # keys of the messages whose times would be refused
         self.refusals = 0
 
     def new_producer(self, _access, bytes_max, batch_messages_max=10_000):
@@ -132,6 +134,8 @@ class Broker:
         return error
 
     def _answer(self, batch: list[Outgoing]) -> KafkaError | None:
+        if self.untimely.intersection(message.key for message in batch):
+            return KafkaError(KafkaError.INVALID_TIMESTAMP)
         for message in batch:
             if message.key in self.bad:
                 return KafkaError(self.bad[message.key])
@@ -146,7 +150,11 @@ class Client:
         self._broker, self._bytes, self._messages = broker, batch_bytes_max, batch_messages_max
         self._queue = []
 
-    def produce(self, _topic, *, key, value, headers, on_delivery):
+    def produce(self, _topic, *, key, value, headers, timestamp, on_delivery):
+        if timestamp != -1 and self._broker.is_clock_wrong:
+            self._broker.untimely.add(key)
+        else:
+            self._broker.untimely.discard(key)
         self._queue.append((Outgoing(key, value, list(headers.items())), on_delivery))
 
     def flush(self, _timeout_s):
@@ -215,7 +223,6 @@ def test_a_limit_that_is_lowered_while_the_job_runs_loses_nothing(write, now):
 @pytest.mark.parametrize(
     "code",
     [
-        KafkaError.INVALID_TIMESTAMP,
         KafkaError.INVALID_RECORD,
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
@@ -244,8 +251,23 @@ def test_one_score_that_is_too_large_does_not_take_the_others_along(write):
     assert (rows_of(taken)[0], set_aside) == (["a", "c"], 1)
 
 
+@pytest.mark.parametrize("bytes_max", [1_000_000, 3_000])
+def test_what_a_worker_with_a_wrong_clock_writes_arrives_without_times(write, bytes_max):
+    broker = Broker(bytes_max)
+    broker.is_clock_wrong = True
+    messages = [scores_of([f"e{i}"] * 500) for i in range(3)]
+    taken, set_aside = write(broker, *messages, limit=1_000_000)
+    assert (rows_of(taken), set_aside) == (rows_of(messages), 0)
+
+
+def test_a_message_whose_time_is_refused_although_it_has_none_is_set_aside(write):
+    bad = {b"bad": KafkaError.INVALID_TIMESTAMP}
+    taken, set_aside = write(Broker(1_000_000, bad), text(b"a"), text(b"bad"))
+    assert ([message.key for message in taken], set_aside) == ([b"a"], 1)
+
+
 def test_refusals_are_logged_once_a_minute(write, caplog):
-    bad = {b"%d" % i: KafkaError.INVALID_TIMESTAMP for i in range(50)}
+    bad = {b"%d" % i: KafkaError.INVALID_RECORD for i in range(50)}
     _, set_aside = write(Broker(1_000_000, bad), *map(text, bad))
     assert (set_aside, len(caplog.records)) == (50, 1)
 

@@ -8,6 +8,7 @@ again, so it is set aside: counted and logged. Every other error fails the bundl
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,21 @@ TOO_LARGE = {
 #: Errors of a message, or of one in the same batch, that no repetition cures.
 REFUSALS = TOO_LARGE | {KafkaError.INVALID_TIMESTAMP, KafkaError.INVALID_RECORD}
 
+#: Record times: that of this machine's clock, or none. Brokers refuse times that are far from
+#: theirs, for instance of a worker with a wrong clock, and take messages without one.
+NOW, NONE = 0, -1
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A message that the broker did not take."""
+
+    message: Outgoing
+    #: The record time with which it was sent: `NOW` or `NONE`.
+    time_ms: int
+    error: KafkaError
 
 
 class WriteTopic(beam.PTransform[Any, Any]):
@@ -70,7 +85,8 @@ class Produce(beam.DoFn):
     def start_bundle(self) -> None:
         self._is_pending = False
         self._error: KafkaError | None = None
-        self._refused: list[tuple[Outgoing, KafkaError]] = []
+        self._refused: list[_Refused] = []
+        self._time_ms = NOW
 
     def process(self, element: bytes) -> None:
         self._is_pending = True
@@ -83,12 +99,13 @@ class Produce(beam.DoFn):
             return
         refused = self._deliver(self._producer)
         if refused:
-            self._send_singly([message for message, _ in refused])
+            self._send_singly([each.message for each in refused])
 
     def _send_singly(self, messages: Sequence[Outgoing]) -> None:
         """Send messages again, each in a batch of its own: the broker refuses a whole batch.
 
-        A message that is refused as too large is halved until it is taken or cannot be halved.
+        A message that is refused as too large is halved until it is taken or cannot be halved. One
+        that is refused for its time is sent without a time.
         """
         if self._producer_of_single is None:
             self._producer_of_single = new_output_producer(
@@ -99,11 +116,14 @@ class Produce(beam.DoFn):
                 self._produce(self._producer_of_single, message)
             messages = [
                 smaller
-                for message, error in self._deliver(self._producer_of_single)
-                for smaller in self._smaller_or_set_aside(message, error)
+                for refused in self._deliver(self._producer_of_single)
+                for smaller in self._remedied_or_set_aside(refused)
             ]
 
-    def _smaller_or_set_aside(self, message: Outgoing, error: KafkaError) -> list[Outgoing]:
+    def _remedied_or_set_aside(self, refused: _Refused) -> list[Outgoing]:
+        message, error = refused.message, refused.error
+        if error.code() == KafkaError.INVALID_TIMESTAMP and refused.time_ms == NOW:
+            return [message]
         if error.code() in TOO_LARGE:
             smaller = fit(message, size_of(message) // 2)
             if len(smaller) > 1 or len(smaller[0].value) < len(message.value):
@@ -119,7 +139,7 @@ class Produce(beam.DoFn):
             self._unreported, self._next_report_s = 0, now_s + REPORT_S_MIN
         return []
 
-    def _deliver(self, producer: Producer) -> list[tuple[Outgoing, KafkaError]]:
+    def _deliver(self, producer: Producer) -> list[_Refused]:
         """Wait until the broker has answered for all messages; returns those that it refused."""
         unacknowledged = producer.flush(FLUSH_S_MAX)
         if self._error is not None:
@@ -130,10 +150,13 @@ class Produce(beam.DoFn):
                 f"{FLUSH_S_MAX:.0f} s; the bundle will be tried again"
             )
         refused, self._refused = self._refused, []
+        if any(each.error.code() == KafkaError.INVALID_TIMESTAMP for each in refused):
+            self._time_ms = NONE  # for the rest of the bundle
         return refused
 
     def _produce(self, producer: Producer, message: Outgoing) -> None:
-        on_delivery = partial(self._on_delivery, message)  # the report comes without headers
+        # The report comes without headers.
+        on_delivery = partial(self._on_delivery, message, self._time_ms)
         while True:
             try:
                 producer.produce(
@@ -141,6 +164,7 @@ class Produce(beam.DoFn):
                     key=message.key,
                     value=message.value,
                     headers=dict(message.headers),
+                    timestamp=self._time_ms,
                     on_delivery=on_delivery,
                 )
                 return
@@ -149,13 +173,15 @@ class Produce(beam.DoFn):
             except KafkaException as error:  # larger than the operator lets this client send
                 if error.args[0].code() not in REFUSALS:
                     raise
-                self._refused.append((message, error.args[0]))
+                self._refused.append(_Refused(message, self._time_ms, error.args[0]))
                 return
 
-    def _on_delivery(self, message: Outgoing, error: KafkaError | None, _: Message) -> None:
+    def _on_delivery(
+        self, message: Outgoing, time_ms: int, error: KafkaError | None, _: Message
+    ) -> None:
         if error is None:
             return
         if error.code() in REFUSALS:
-            self._refused.append((message, error))
+            self._refused.append(_Refused(message, time_ms, error))
         else:
             self._error = error
