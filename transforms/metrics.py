@@ -19,6 +19,7 @@ DUPLICATE_BLOCKS = "duplicate_blocks"
 HELD_BLOCKS = "held_blocks"
 DESYNCS = "desyncs"
 ALERTS = "alerts"
+OUTPUTS_SET_ASIDE = "outputs_set_aside"
 
 #: name -> what it counts.
 COUNTERS = {
@@ -31,6 +32,7 @@ COUNTERS = {
     HELD_BLOCKS: "blocks held until the block before them arrives",
     DESYNCS: "gaps in a partition's chain of blocks that were given up",
     ALERTS: "messages written to the alert topic",
+    OUTPUTS_SET_ASIDE: "output messages that the broker refuses for what they are, not written",
 }
 
 

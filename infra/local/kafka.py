@@ -17,7 +17,6 @@ from streamgauge.infra.processes import parts
 from streamgauge.infra.processes.ports import Ports
 from streamgauge.infra.processes.process import is_listening, replace_text
 
-MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 _HEAP = "-Xmx512m"
 _SILENT = logging.Logger("infra.kafka.probe", level=logging.CRITICAL + 1)
 
@@ -45,7 +44,10 @@ def broker_part(directory: Path, ports: Ports, jars: Jars) -> parts.Part:
 
 
 def server_properties(directory: Path, ports: Ports) -> str:
-    """Write the broker's settings: one node, nothing expires, topics only on request."""
+    """Write the broker's settings: one node, topics only on request.
+
+    Limits of size, retention and record times are Kafka's own defaults, as on most brokers.
+    """
     # Clients connect to the address that the broker advertises, so clients of the proxy need a
     # listener that advertises the proxy.
     listeners = {"PLAINTEXT": (ports.broker, ports.broker)}
@@ -63,12 +65,7 @@ def server_properties(directory: Path, ports: Ports) -> str:
         "advertised.listeners": ",".join(advertised),
         "listener.security.protocol.map": ",".join(protocols),
         "log.dirs": directory / "kafka",
-        # Replayed telemetry may be years old; retention by time would delete it at once.
-        "log.retention.ms": -1,
-        "log.retention.bytes": -1,
         "auto.create.topics.enable": "false",
-        "message.max.bytes": MESSAGE_BYTES_MAX,
-        "replica.fetch.max.bytes": MESSAGE_BYTES_MAX,
         "offsets.topic.replication.factor": 1,
         # Kafka's default of 50 costs seconds and file handles on a laptop.
         "offsets.topic.num.partitions": 4,

@@ -20,8 +20,12 @@ from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.console.progress import Narrate
 from streamgauge.pipeline.graph import access, state_folder
 from streamgauge.pipeline.jobs import broker, preflight
+from streamgauge.transforms.kafka.admin import message_bytes_max
+from streamgauge.transforms.messages.drift import drift_report_bytes_max
 
-OK, WRONG, SKIPPED = "ok", "WRONG", "skipped"
+OK, WARNING, WRONG, SKIPPED = "ok", "warning", "WRONG", "skipped"
+# An alert or a dead letter about an entity and features with long names.
+MESSAGE_BYTES_NEEDED = 65_536
 REST_TIMEOUT_S = 3.0
 
 
@@ -30,7 +34,7 @@ class Finding:
     """The outcome of one check."""
 
     name: str
-    #: "ok", "WRONG" or "skipped".
+    #: "ok", "warning", "WRONG" or "skipped".
     state: str
     #: What is right, or what is wrong and how to fix it.
     detail: str
@@ -45,6 +49,12 @@ class _Context:
     config: Config | None = None
     artifact: Artifact | None = None
     partitions: dict[str, int] = field(default_factory=dict)
+    #: Warnings of the check that runs.
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, line: str) -> None:
+        """Note what does not keep a job from running."""
+        self.warnings.append(line.removeprefix("warning: "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ def examine(
     findings: list[Finding] = []
     for check in _CHECKS:
         states = {finding.name: finding.state for finding in findings}
-        missing = [name for name in check.needs if states[name] != OK]
+        missing = [name for name in check.needs if states[name] not in (OK, WARNING)]
         if missing:
             finding = Finding(check.name, SKIPPED, f"needs {missing[0]}")
         elif is_embedded and check.name in _CLUSTER_CHECKS:
@@ -97,8 +107,12 @@ def exit_code(findings: list[Finding]) -> int:
 
 
 def _run(check: _Check, context: _Context) -> Finding:
+    context.warnings.clear()
     try:
-        return Finding(check.name, OK, check.run(context))
+        detail = check.run(context)
+        if context.warnings:
+            return Finding(check.name, WARNING, "; ".join(context.warnings))
+        return Finding(check.name, OK, detail)
     except (StreamgaugeError, InfraError) as error:
         return Finding(check.name, WRONG, " ".join(str(error).split()))
 
@@ -165,8 +179,32 @@ def _check_outputs(context: _Context) -> str:
 
 def _check_sample(context: _Context) -> str:
     assert context.artifact is not None
-    preflight.check_input(_config(context), context.artifact)
+    preflight.check_input(_config(context), context.artifact, context.warn)
     return "the newest events can be decoded, or there are none yet"
+
+
+def _check_limits(context: _Context) -> str:
+    """Compare what the output topics take with what the job writes."""
+    assert context.artifact is not None
+    config, artifact = _config(context), context.artifact
+    kafka = access(config)
+    by_default = message_bytes_max(kafka)
+    limits = {
+        topic: message_bytes_max(kafka, topic) if topic in context.partitions else by_default
+        for topic in config.output_topics()
+    }
+    needed = dict.fromkeys(limits, MESSAGE_BYTES_NEEDED)
+    needed[config.drift.topic] = max(MESSAGE_BYTES_NEEDED, drift_report_bytes_max(artifact))
+    for topic, limit in limits.items():
+        if limit is not None and limit < needed[topic]:
+            context.warn(
+                f"warning: {topic}: max.message.bytes should be at least {needed[topic]:,}; it is "
+                f"{limit:,}. Larger messages are not written; outputs_set_aside counts them"
+            )
+    known = [limit for limit in limits.values() if limit is not None]
+    if not known:
+        return "the broker does not say what its topics take; scores are split at 1,000,000 bytes"
+    return f"messages up to {min(known):,} bytes; scores of more are split"
 
 
 def _check_jobs(context: _Context) -> str:
@@ -209,6 +247,7 @@ _CHECKS: tuple[_Check, ...] = (
     _Check("broker", ("address",), _check_broker),
     _Check("input", ("broker",), _check_input),
     _Check("outputs", ("broker",), _check_outputs),
+    _Check("limits", ("schema", "broker"), _check_limits),
     _Check("sample", ("schema", "input"), _check_sample),
     _Check("jobs", ("config",), _check_jobs),
     _Check("flink", ("config",), _check_flink),

@@ -17,16 +17,14 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.decoder import Decoder
 from streamgauge.models.events.schema import Schema
 from streamgauge.pipeline.config import Config
+from streamgauge.pipeline.console.progress import Narrate, to_stderr
 from streamgauge.pipeline.graph import access, state_folder
 from streamgauge.pipeline.jobs import broker
-from streamgauge.pipeline.jobs.ranges import retained
+from streamgauge.pipeline.jobs.sample import take_sample
 from streamgauge.transforms.kafka.admin import create_missing_topics, partition_count
 from streamgauge.transforms.runner.snapshot_store import newest_snapshots
 
-SAMPLE_BYTES = 262_144
 FEATURES_SHOWN = 5
-SAMPLE_WAIT_S = 3.0
-SAMPLE_OFFSETS = 8
 
 
 def load_artifact(config: Config) -> Artifact:
@@ -98,10 +96,16 @@ def snapshots_in(folder: str, setting: str) -> dict[int, str]:
         ) from error
 
 
-def check_input(config: Config, artifact: Artifact) -> int:
-    """Check that the artifact can score the newest events of the input.
+def check_input(config: Config, artifact: Artifact, narrate: Narrate = to_stderr) -> int:
+    """Check that the artifact can score events of the input.
 
-    An empty topic passes.
+    Messages that cannot be decoded become dead letters, so it is enough that some events can be,
+    the newest ones or older ones. An empty topic passes.
+
+    Args:
+        config: names the broker and the topic.
+        artifact: what is to score the events.
+        narrate: receives a warning if older events can be decoded and the newest cannot.
 
     Returns:
         The number of partitions of the input.
@@ -110,37 +114,27 @@ def check_input(config: Config, artifact: Artifact) -> int:
         ConfigError: the broker or the topic is missing, or none of the events can be decoded.
     """
     broker.connect(config.kafka.bootstrap_servers)
-    count = partition_count(access(config), config.input.topic)
-    decoder = Decoder(artifact.schema, config.input.limits)
-    reasons: Counter[str] = Counter()
-    for partition in range(count):
-        events, details = _decode_newest(config, decoder, partition)
-        if events:
-            return count
-        reasons.update(details)
-    if reasons:
-        most_common = reasons.most_common(1)[0][0]
+    topic = config.input.topic
+    count = partition_count(access(config), topic)
+    sample = take_sample(config, Decoder(artifact.schema, config.input.limits), count)
+    if sample.newest_fit or not sample.details:
+        return count
+    most_common = Counter(sample.details).most_common(1)[0][0]
+    if not sample.older_fit:
         raise ConfigError(
-            f"input.topic: events of {config.input.topic!r} must have the artifact's "
-            f"{artifact.schema.size} features; none of the newest does: {most_common}"
+            f"input.topic: events of {topic!r} must have the artifact's {artifact.schema.size} "
+            f"features; none of the newest does: {most_common}"
         )
+    narrate(
+        f"warning: input.topic: the newest messages of {topic!r} cannot be decoded and become "
+        f"dead letters: {most_common}"
+    )
     return count
 
 
 def ensure_output_topics(config: Config, partitions: int) -> list[str]:
     """Create the output topics that are missing; returns their names."""
     return create_missing_topics(access(config), config.output_topics(), partitions)
-
-
-def _decode_newest(config: Config, decoder: Decoder, partition: int) -> tuple[int, list[str]]:
-    """How many of the newest events of a partition decode, and why the others do not."""
-    with retained(config, partition) as log:
-        start = max(log.first, log.end - SAMPLE_OFFSETS)
-        if start >= log.end:
-            return 0, []
-        messages, following = log.reader.read(start, SAMPLE_BYTES, SAMPLE_WAIT_S, log.end - start)
-    block, dead_letters = decoder.decode(partition, messages, start, following)
-    return len(block), [letter.detail for letter in dead_letters]
 
 
 def _first_difference(expected: Sequence[str], actual: Sequence[str]) -> str:

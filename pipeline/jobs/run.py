@@ -60,7 +60,7 @@ def run(
     """
     artifact = preflight.load_artifact(config)
     preflight.check_state_folder(config)
-    partitions = preflight.check_input(config, artifact)
+    partitions = preflight.check_input(config, artifact, narrate)
     _check_start(savepoint, state)
     if state:
         config = start_at(config, artifact, state)

@@ -89,7 +89,7 @@ def backtest(
     if runner not in RUNNERS:
         raise ConfigError(f"--runner: must be one of {', '.join(RUNNERS)}; got {runner!r}")
     artifact = preflight.load_artifact(config)
-    partitions = preflight.check_input(config, artifact)
+    partitions = preflight.check_input(config, artifact, narrate)
     if state:
         config = start_at(config, artifact, state)
         start = config.input.start

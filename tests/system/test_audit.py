@@ -29,6 +29,7 @@ from streamgauge.pipeline.audit.audit import audit
 from streamgauge.pipeline.audit.report import OLDER
 from streamgauge.pipeline.cli.main import app
 from streamgauge.pipeline.config import Config, to_dict
+from streamgauge.transforms.messages.fitting import fit
 from streamgauge.transforms.messages.outgoing import Outgoing, decode_outgoing
 from streamgauge.transforms.messages.scores import SCHEMA, encode_scores
 from system.harness import live
@@ -158,7 +159,7 @@ def copy_scores(
     ):
         table = change(pa.Table.from_batches(live.batches(m.value)))
         if len(table):
-            actual.append(Outgoing(m.key, stream(table), m.headers, 0))
+            actual.append(Outgoing(m.key, stream(table), m.headers))
     send(cluster, topic, actual)
     return dataclasses.replace(config, scores=dataclasses.replace(config.scores, topic=topic))
 
@@ -177,9 +178,8 @@ def stream(table: pa.Table) -> bytes:
 
 
 def send(cluster: ClusterInfo, topic: str, messages: Iterable[Outgoing]) -> None:
-    size = {"message.max.bytes": 64 << 20}  # of scores of a whole block: the broker's limit
-    producer = Producer({"bootstrap.servers": cluster.bootstrap_servers, **size})
-    for one in messages:
+    producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
+    for one in chain.from_iterable(fit(message, 1_000_000) for message in messages):
         producer.produce(topic, one.value, one.key, headers=list(one.headers))
     assert producer.flush(live.DEADLINE_S) == 0
 
@@ -209,7 +209,7 @@ def fill(
     send(
         cluster,
         config.input.topic,
-        [Outgoing(key, value, [], 0) for key, value in zip(keys, events, strict=True)],
+        [Outgoing(key, value, []) for key, value in zip(keys, events, strict=True)],
     )
     offset, row = np.arange(count, dtype=np.int64), np.zeros(count, np.int32)
     whole = Block(0, 0, count, -1, offset, row, times, pa.array(entities, pa.string()), values)

@@ -7,14 +7,29 @@ from confluent_kafka import Producer
 from streamgauge.transforms.kafka.access import KafkaAccess, new_producer
 
 # 32 MB or 100,000 messages wait in a bulk producer at most; beyond that, produce() is refused.
+# librdkafka's own defaults.
+BATCH_BYTES_MAX, BATCH_MESSAGES_MAX = 1_000_000, 10_000
 BULK_QUEUE_KBYTES_MAX, BULK_QUEUE_MESSAGES_MAX = 32_768, 100_000
 
 
-def new_output_producer(access: KafkaAccess) -> Producer:
-    """An idempotent producer with a short linger time: bundles already group messages."""
+def new_output_producer(
+    access: KafkaAccess,
+    bytes_max: int = BATCH_BYTES_MAX,
+    batch_messages_max: int = BATCH_MESSAGES_MAX,
+) -> Producer:
+    """An idempotent producer with a short linger time: bundles already group messages.
+
+    Args:
+        access: the broker.
+        bytes_max: largest batch that the topic takes, bytes; Kafka's limit of a message is one
+            of the batch in which it arrives.
+        batch_messages_max: most messages in a batch.
+    """
     return new_producer(
         access,
         {
+            "batch.size": min(bytes_max, BATCH_BYTES_MAX),
+            "batch.num.messages": batch_messages_max,
             "enable.idempotence": True,
             "acks": "all",
             "linger.ms": 2,

@@ -38,7 +38,7 @@ def cloud_event(
         "content-type": "application/json",
     }
     headers = [(name, value.encode()) for name, value in attributes.items()]
-    return Outgoing(subject.encode(), _JSON.encode(data), headers, time_us // 1000)
+    return Outgoing(subject.encode(), _JSON.encode(data), headers)
 
 
 def source_of(topic: str) -> str:

@@ -41,7 +41,7 @@ def dead_letter_message(topic: str, letter: DeadLetter) -> Outgoing:
     }
     headers = [(PREFIX + name, str(value).encode()) for name, value in about.items()]
     key = f"{letter.partition}/{letter.offset}".encode()
-    return Outgoing(key, letter.payload, headers, 0)
+    return Outgoing(key, letter.payload, headers)
 
 
 def encode_dead_letters(topic: str, letters: Sequence[DeadLetter]) -> bytes:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.drift.reference import report
 from streamgauge.models.drift.windows import LOSS_SCALE, WindowReport
 from streamgauge.transforms.messages.cloudevents import cloud_event, decode_data, source_of
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
+
+EVENTS_SHOWN = 10_000_000  # of a window, to estimate the size of a report
+HEADERS_BYTES_MAX = 4_096  # of the longest topic name, and framing
 
 
 def encode_drift_report(topic: str, artifact: Artifact, window: WindowReport) -> bytes:
@@ -21,6 +26,21 @@ def encode_drift_report(topic: str, artifact: Artifact, window: WindowReport) ->
         events=window.events,
     )
     return encode_outgoing(drift_message(topic, artifact.digest, window, statistics))
+
+
+def drift_report_bytes_max(artifact: Artifact) -> int:
+    """About the size of the largest drift report of `artifact`; a report cannot be split."""
+    counts = np.full_like(artifact.drift_reference.counts, EVENTS_SHOWN)
+    window = WindowReport(
+        shard=0,
+        start_us=0,
+        end_us=0,
+        first=(0, 0),
+        events=EVENTS_SHOWN,
+        loss_sum=EVENTS_SHOWN,
+        counts=counts,
+    )
+    return len(encode_drift_report("", artifact, window)) + HEADERS_BYTES_MAX
 
 
 def drift_message(

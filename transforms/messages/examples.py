@@ -44,7 +44,7 @@ def examples() -> dict[str, Outgoing]:
 
 def _telemetry() -> Outgoing:
     event = {"entity_id": "host-17", "event_time_us": TIME_US, "features": [0.31, None, 12.5]}
-    return Outgoing(b"host-17", json.dumps(event).encode(), [], TIME_US // 1000)
+    return Outgoing(b"host-17", json.dumps(event).encode(), [])
 
 
 def _transition() -> Transition:

@@ -10,14 +10,15 @@ import msgspec
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
-    """One message for a Kafka topic or a file."""
+    """One message for a Kafka topic or a file.
+
+    It has no time of its own: the record time is the time of writing. A record with an event's
+    time would be refused by the broker if that lies ahead, and deleted if it is past retention.
+    """
 
     key: bytes
     value: bytes
     headers: list[tuple[str, bytes]]
-    #: Kafka timestamp, milliseconds since 1970: the event time of what the message is about; 0
-    #: for the time of writing.
-    timestamp_ms: int
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -1,11 +1,13 @@
-"""Scores as Kafka messages: one Arrow stream per block, or one JSON object per event.
+"""Scores as Kafka messages: an Arrow stream of a block, or one JSON object per event.
 
-Blocks may be cut differently after a restore. So a score is identified by its event and its
-model, never by its message: (topic, partition, offset, row, model digest).
+A stream that is larger than its topic takes is split on its way to the topic, and blocks may be
+cut differently after a restore. So a score is identified by its event and its model, never by its
+message: (topic, partition, offset, row, model digest).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -115,6 +117,16 @@ def is_arrow(value: bytes) -> bool:
     return value[:4] == STREAM_MAGIC
 
 
+def split_scores(value: bytes, bytes_max: int) -> list[bytes]:
+    """The scores of an Arrow message as messages of at most `bytes_max` each.
+
+    A message with one score is not split, whatever its size.
+    """
+    with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
+        [batch] = reader.read_all().combine_chunks().to_batches()
+    return list(_pieces(batch, math.ceil(len(value) / max(1, bytes_max)), bytes_max))
+
+
 def decode_score_table(values: Iterable[bytes]) -> pa.Table:
     """All scores in the values of Arrow messages, as a table of `SCHEMA`."""
     batches: list[pa.RecordBatch] = []
@@ -166,18 +178,34 @@ def decode_json_scores(values: Sequence[bytes]) -> tuple[pa.StringArray, npt.NDA
 
 
 def _arrow_messages(scored: ScoredBlock, headers: list[tuple[str, bytes]]) -> Iterator[Outgoing]:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA) as writer:
-        writer.write_batch(score_batch(scored))
-    newest_ms = int(scored.block.event_time_us.max()) // 1000
     key = str(scored.block.partition).encode()
-    yield Outgoing(key, sink.getvalue().to_pybytes(), headers, newest_ms)
+    yield Outgoing(key, _stream(score_batch(scored)), headers)
 
 
 def _json_messages(scored: ScoredBlock, headers: list[tuple[str, bytes]]) -> Iterator[Outgoing]:
     for event in score_batch(scored).to_pylist():
-        key, time_ms = event["entity_id"].encode(), event["event_time_us"] // 1000
-        yield Outgoing(key, _JSON.encode(event), headers, time_ms)
+        yield Outgoing(event["entity_id"].encode(), _JSON.encode(event), headers)
+
+
+def _stream(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _pieces(batch: pa.RecordBatch, count: int, bytes_max: int) -> Iterator[bytes]:
+    """Streams of about `count` slices of a batch; a slice that is still too large is cut again."""
+    rows = math.ceil(len(batch) / min(count, len(batch)))
+    for start in range(0, len(batch), rows):
+        piece = batch.slice(start, rows)
+        value = _stream(piece)
+        if len(value) > bytes_max and len(piece) > 1:
+            # Entities with long names may be side by side.
+            yield from _pieces(piece, 2, bytes_max)
+        else:
+            yield value
 
 
 def _verdict_codes(verdict: pa.ChunkedArray) -> npt.NDArray[np.uint8]:

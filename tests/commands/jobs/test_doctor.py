@@ -11,9 +11,13 @@ import pytest
 
 from fixtures.artifacts import make_artifact
 from fixtures.deadlines import deadline
+from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.pipeline.config import from_dict
+from streamgauge.pipeline.jobs import doctor
 from streamgauge.pipeline.jobs.doctor import (
     OK,
     SKIPPED,
+    WARNING,
     WRONG,
     Finding,
     examine,
@@ -130,3 +134,47 @@ def test_each_check_is_one_line(tmp_path: Path) -> None:
     assert len(lines) == len(findings)
     assert lines[0].startswith("WRONG    config ")
     assert all("\n" not in line for line in lines)
+
+
+DRIFT_OF_200 = 90_000  # bytes: less than a drift report of 200 features may take
+
+
+@pytest.mark.parametrize(
+    ("limits", "features", "warned"),
+    [
+        ({}, 3, None),
+        (
+            {"scores": 10_000},
+            3,
+            "scores: max.message.bytes should be at least 65,536; it is 10,000",
+        ),
+        ({"drift": DRIFT_OF_200}, 3, None),
+        ({"drift": DRIFT_OF_200}, 200, "drift: max.message.bytes should be at least 1"),
+        ({None: 2_000}, 3, "absent: max.message.bytes should be at least 65,536; it is 2,000"),
+        (dict.fromkeys(("scores", "drift", None, "alerts", "dlq"), None), 3, None),
+    ],
+)
+def test_topics_that_take_less_than_the_job_writes_are_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str | None, int | None],
+    features: int,
+    warned: str | None,
+) -> None:
+    def answer(_access: object, topic: str | None = None) -> int | None:
+        return limits.get(topic, 1_048_588)
+
+    monkeypatch.setattr(doctor, "message_bytes_max", answer)
+    folder = make_artifact(tmp_path / "wide", features=features)
+    topics = {"alerts": "alerts", "scores": "scores", "dead_letters": "dlq", "drift": "drift"}
+    sections = {kind: {"topic": topic} for kind, topic in {**topics, "health": "absent"}.items()}
+    context = doctor._Context(
+        tmp_path,
+        config=from_dict({"artifact": str(folder), **sections}),
+        artifact=artifacts.load(folder),
+        partitions=dict.fromkeys(topics.values(), 1),
+    )
+    found = doctor._run(doctor._Check("limits", (), doctor._check_limits), context)
+    assert found.state == (WARNING if warned else OK)
+    assert (warned or "") in found.detail
+    assert exit_code([found]) == 0

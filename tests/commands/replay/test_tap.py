@@ -18,7 +18,7 @@ def _run(copy: Path, values: dict[str, list[bytes]]) -> None:
     """A pipeline that writes `values` of each kind through a tap."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         for kind, elements in values.items():
-            messages = [encode_outgoing(Outgoing(b"", value, [], 0)) for value in elements]
+            messages = [encode_outgoing(Outgoing(b"", value, [])) for value in elements]
             created = pipeline | kind >> beam.Create(messages).with_output_types(bytes)
             created | f"Tap {kind}" >> Tap(beam.Map(lambda element: element), kind, copy)
 

@@ -46,7 +46,7 @@ class Score(beam.DoFn):
         hidden.write(after.tobytes())
         score = {"entity_id": entity_id, "event_time_us": time_us, "score": float(found[0])}
         key = entity_id.encode()
-        yield encode_outgoing(Outgoing(key, msgspec.json.encode(score), [], time_us // 1000))
+        yield encode_outgoing(Outgoing(key, msgspec.json.encode(score), []))
 
 
 def events(element: tuple[bytes, bytes]) -> Iterator[tuple[str, tuple[int, bytes]]]:

@@ -35,7 +35,7 @@ def message(element: tuple[str, AnomalyResult]) -> bytes:
     known = 0.0 if score is None or score != score else score
     found = {"entity_id": name, "event_time_us": time_us, "score": known}
     value = msgspec.json.encode(found)
-    return encode_outgoing(Outgoing(name.encode(), value, [], time_us // 1000))
+    return encode_outgoing(Outgoing(name.encode(), value, []))
 
 
 def build(
