@@ -68,7 +68,8 @@ class Input:
 
     #: Topic of the telemetry.
     topic: str = "telemetry.events.v1"
-    #: "earliest", "latest", an ISO 8601 time, or offsets as "0:120,1:85". Only used without state.
+    #: "earliest", "latest", a Kafka record time (ISO 8601, UTC if it has no offset), or offsets as
+    #: "0:120,1:85". Only used without state.
     start: str = "earliest"
     #: If the broker no longer has an offset: "fail", or continue at "earliest" or "latest".
     on_missing_offset: str = "fail"
