@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from streamgauge.models.alerts.policy import AlertPolicy
 from streamgauge.models.errors import ConfigError
@@ -29,6 +28,7 @@ from streamgauge.models.scoring.policy import (
     ScoringPolicy,
     ShardPolicy,
 )
+from streamgauge.pipeline.yaml_values import YamlValues
 
 #: Field of a section whose settings stand among the other keys of the section.
 POLICY = "policy"
@@ -68,7 +68,8 @@ class Input:
 
     #: Topic of the telemetry.
     topic: str = "telemetry.events.v1"
-    #: "earliest", "latest", an ISO 8601 time, or offsets as "0:120,1:85". Only used without state.
+    #: "earliest", "latest", a Kafka record time (ISO 8601, UTC if it has no offset), or offsets as
+    #: "0:120,1:85". Only used without state.
     start: str = "earliest"
     #: If the broker no longer has an offset: "fail", or continue at "earliest" or "latest".
     on_missing_offset: str = "fail"
@@ -268,16 +269,14 @@ def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = YamlValues(path.read_text(), f"config: {path}")
     except FileNotFoundError:
         raise ConfigError(f"config: no file at {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"config: {path} must be YAML; {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"config: {path} must hold sections; got {type(data).__name__}")
-    for override in overrides:
-        _apply(data, override)
-    config = from_dict(data, where=str(path))
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"config: {path} must be YAML; {error}") from None
+    for setting in overrides:
+        data.override(setting)
+    config = from_dict(data.typed(Config, _keys), where=str(path))
     home = path.resolve().parent
     kafka = config.kafka
     if kafka.secrets_file:
@@ -373,19 +372,16 @@ def _refuse_unknown(data: Any, into: type, where: str, at: str) -> None:
             raise ConfigError(f"{where}: {at}{key}: unknown key{meant}")
         if dataclasses.is_dataclass(hints[key]):
             _refuse_unknown(value, hints[key], where, at=f"{at}{key}.")
+        elif hints[key] == dict[str, str] and isinstance(value, dict):
+            _refuse_other_than_texts(value, f"{where}: {at}{key}")
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set `section.key=value` in `data`; the value is read as YAML."""
-    name, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set: must be section.key=value; got {override!r}")
-    *sections, key = name.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set: {section!r} in {name!r} is not a section")
-    data[key] = yaml.safe_load(value)
+def _refuse_other_than_texts(data: dict[Any, Any], at: str) -> None:
+    for key, value in data.items():
+        for each, name in ((key, "a name"), (value, "the value")):
+            if not isinstance(each, str):
+                got = "null" if each is None else f"{type(each).__name__} {each!r}"
+                raise ConfigError(f"{at}.{key}: {name} must be text; got {got}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from streamgauge.models.blocks.block import ERASURE, NOTHING_BEFORE, Block
 from streamgauge.models.errors import EventError
-from streamgauge.models.events.arrow_decoder import STREAM_MAGIC, ArrowEvents
+from streamgauge.models.events.arrow_decoder import ArrowEvents
+from streamgauge.models.events.arrow_framing import STREAM_MAGIC
 from streamgauge.models.events.json_decoder import JsonEvents
 from streamgauge.models.events.limits import DecodeLimits
 from streamgauge.models.events.schema import Schema
@@ -32,6 +33,8 @@ from streamgauge.models.events.validation import (
 
 #: Decodes a run of messages of one kind: returns their events, and refusals in offset order.
 _Read = Callable[[Sequence[Message]], tuple[list[EventColumns], list[Refusal]]]
+
+DETAIL_CHARACTERS_MAX = 400  # a detail may quote names and values of the sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ class Decoder:
             offset=message.offset,
             row=refusal.row,
             reason=error.reason,
-            detail=error.detail,
+            detail=error.detail[:DETAIL_CHARACTERS_MAX],
             payload=prefix,
         )
 

@@ -184,4 +184,4 @@ def entity_error(entity_id: str | None) -> EventError:
 
 def clean(text: str) -> str:
     """Return a printable text of at most 200 characters, for text that may quote a payload."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+    return "".join(c if c.isprintable() else "?" for c in text[:200])

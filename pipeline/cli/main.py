@@ -183,10 +183,10 @@ def backtest(
     context: typer.Context,
     config: ConfigOption,
     start: Annotated[
-        str, typer.Option("--from", help="Start: earliest, a time, or partition:offset,…")
+        str, typer.Option("--from", help="Start: earliest, an event time, or partition:offset,…")
     ] = "earliest",
     end: Annotated[
-        str, typer.Option("--to", help="End: latest, a time, or partition:offset,…")
+        str, typer.Option("--to", help="End: latest, an event time, or partition:offset,…")
     ] = "latest",
     out: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("build/backtest"),
     runner: Annotated[
@@ -230,7 +230,7 @@ def audit(
         typer.Option("--from", help="Where the job began to read. [default: input.start]"),
     ] = None,
     end: Annotated[
-        str, typer.Option("--to", help="End: latest, a time, or partition:offset,…")
+        str, typer.Option("--to", help="End: latest, a record time, or partition:offset,…")
     ] = "latest",
     as_json: Annotated[
         bool, typer.Option("--json", help="Also print one JSON object, as the last line.")

@@ -3,16 +3,16 @@
 There are two layouts:
 
     Parquet   <folder>/<entity>.train.parquet and <folder>/<entity>.test.parquet
-              one column per feature, with any name; the test part may also have
-              `label` (1 = anomalous). Rows are in order of time, without timestamps.
+              one column per feature, with any name; there may also be a column of times
+              and in the test part `label` (1 = anomalous); see `parquet_columns`.
     NAB       <folder>/data/<category>/<name>.csv with `timestamp,value`, and
               <folder>/labels/combined_windows.json. The train part is the probation
               of the benchmark; the test part is the whole file.
 
-Parquet rows have no time, so times are invented: the train part starts at
-2024-01-01T00:00:00Z, and the test part follows directly. The distance of two rows is
-`cadence_s`. Its default is 300 s if all entity ids begin with `d2-service` (those data were
-recorded every 5 minutes), else 60 s.
+Rows with times are sorted by them. Rows without are in order of time, and their times are
+invented: the train part starts at 2024-01-01T00:00:00Z, and the test part follows directly. The
+distance of two rows is `cadence_s`. Its default is 300 s if all entity ids begin with
+`d2-service` (those data were recorded every 5 minutes), else 60 s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,11 +33,18 @@ from numpy.typing import NDArray
 from streamgauge.models.errors import ConfigError
 from streamgauge.models.events.schema import Feature, Schema
 from streamgauge.models.events.series import Series
+from streamgauge.pipeline.data.parquet_columns import (
+    columns_of,
+    feature_values,
+    label_values,
+    read_table,
+    time_us,
+    time_values,
+)
 
 Part = Literal["train", "test"]
 
 START_US = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z
-LABEL_COLUMN = "label"
 CADENCE_S = 60
 SERVICE_PREFIX, SERVICE_CADENCE_S = "d2-service", 300
 # Lavin & Ahmad 2015: the first 15 % of a NAB file, at most 750 rows, are not scored.
@@ -73,8 +79,8 @@ def load(folder: Path | str, part: Part, cadence_s: float | None = None) -> Data
     Args:
         folder: a folder in one of the layouts above.
         part: "train" or "test".
-        cadence_s: distance of invented times, seconds; None for the default above. NAB has
-            times and ignores it.
+        cadence_s: distance of invented times, seconds; None for the default above. It is
+            ignored where rows have times.
 
     Raises:
         ConfigError: the folder has neither layout, or a file is not valid.
@@ -103,33 +109,48 @@ def _load_parquet(folder: Path, paths: list[Path], part: Part, cadence_s: float 
         cadence_s = SERVICE_CADENCE_S if services else CADENCE_S
     cadence_us = max(1, round(cadence_s * 1e6))
     names: tuple[str, ...] = ()
+    timed: list[str | None] = []
     series = []
     for entity_id, path in zip(ids, paths, strict=True):
-        table = _read_parquet(path)
-        columns = tuple(name for name in table.column_names if name != LABEL_COLUMN)
-        names = names or columns
-        if columns != names:
+        table = read_table(path)
+        columns = columns_of(path, table)
+        names = names or columns.features
+        if columns.features != names:
             raise ConfigError(
-                f"data: {path} must have the columns of {paths[0].name}, in that order: "
-                f"{_first_difference(names, columns)}"
+                f"data: {path} must have the feature columns of {paths[0].name}, in that order: "
+                f"{_first_difference(names, columns.features)}"
             )
-        values = _values(path, table, columns)
-        before = _rows(folder / f"{entity_id}.train.parquet") if part == "test" else 0
-        times = START_US + cadence_us * np.arange(before, before + len(values), dtype=np.int64)
-        labels = _labels(path, table) if LABEL_COLUMN in table.column_names else None
+        timed.append(columns.time)
+        if (columns.time is None) != (timed[0] is None):
+            has, has_not = (paths[0], path) if timed[0] else (path, paths[0])
+            raise ConfigError(
+                f"data: {has} has times in column {columns.time or timed[0]!r}, but {has_not} has "
+                "none; all files or none must have times"
+            )
+        values = _as_float32(path, feature_values(path, table, names), names)
+        labels = label_values(path, table) if columns.has_label else None
+        if columns.time is None:
+            before = _rows(folder / f"{entity_id}.train.parquet") if part == "test" else 0
+            times: NDArray[Any] = START_US + cadence_us * np.arange(
+                before, before + len(values), dtype=np.int64
+            )
+        else:
+            times = time_values(path, table, columns.time)
+            order = np.argsort(times, kind="stable")
+            times, values = times[order], values[order]
+            labels = None if labels is None else labels[order]
         series.append(Series(entity_id, times, values, labels))
+    if timed[0] is not None:
+        cadence_us = _usual_gap_us(series) or cadence_us
     schema = Schema(tuple(Feature(name) for name in names))
     return _dataset(folder, part, schema, series, cadence_us)
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"data: {path} must be a Parquet file; {error}") from error
-    if not table.num_rows:
-        raise ConfigError(f"data: {path} must hold at least one row; it has none")
-    return table
+def _usual_gap_us(series: Iterable[Series]) -> int:
+    """The median distance of two events of an entity; 0 if there is none."""
+    gaps = np.concatenate([np.diff(s.event_time_us) for s in series] + [np.array([], np.int64)])
+    gaps = gaps[gaps > 0]  # equal times are allowed; they are no measure of the cadence
+    return int(np.median(gaps)) if len(gaps) else 0
 
 
 def _rows(path: Path) -> int:
@@ -138,18 +159,8 @@ def _rows(path: Path) -> int:
         return 0
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"data: {path} must be a Parquet file; {error}") from error
-
-
-def _values(path: Path, table: pa.Table, names: tuple[str, ...]) -> NDArray[Any]:
-    values = np.empty((table.num_rows, len(names)), np.float64)
-    for column, name in enumerate(names):
-        kind = table.schema.field(name).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise ConfigError(f"data: {path}: column {name!r} must hold numbers; it is {kind}")
-        values[:, column] = table[name].cast(pa.float64()).to_numpy()
-    return _as_float32(path, values, names)
 
 
 def _as_float32(path: Path, values: NDArray[Any], names: tuple[str, ...]) -> NDArray[Any]:
@@ -162,14 +173,6 @@ def _as_float32(path: Path, values: NDArray[Any], names: tuple[str, ...]) -> NDA
             f"row {row} of {names[column]!r} is infinite"
         )
     return values
-
-
-def _labels(path: Path, table: pa.Table) -> NDArray[Any]:
-    labels = table[LABEL_COLUMN].to_numpy()
-    if not np.isin(labels, (0, 1)).all():
-        raise ConfigError(f"data: {path}: label must be 0 or 1; got {np.unique(labels)[:5]}")
-    flags: NDArray[Any] = labels.astype(np.uint8)
-    return flags
 
 
 def _load_nab(folder: Path, paths: list[Path], part: Part) -> Dataset:
@@ -186,11 +189,12 @@ def _load_nab(folder: Path, paths: list[Path], part: Part) -> Dataset:
             series.append(Series(entity_id, times[:rows], values[:rows]))
             continue
         spans = windows.get(f"{entity_id}.csv")
-        labels = None if spans is None else _labels_of_windows(times, spans)
+        try:
+            labels = None if spans is None else _labels_of_windows(times, spans)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"data: {windows_path}: {entity_id}.csv: {error}") from error
         series.append(Series(entity_id, times, values, labels))
-    gaps = np.concatenate([np.diff(s.event_time_us) for s in series] + [np.array([], np.int64)])
-    gaps = gaps[gaps > 0]  # equal times are allowed; they are no measure of the cadence
-    cadence_us = int(np.median(gaps)) if len(gaps) else CADENCE_S * 1_000_000
+    cadence_us = _usual_gap_us(series) or CADENCE_S * 1_000_000
     return _dataset(folder, part, Schema((Feature("value"),)), series, cadence_us)
 
 
@@ -207,14 +211,14 @@ def _read_windows(path: Path) -> dict[str, list[list[str]]]:
 
 def _read_nab_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Times (T,) int64 and values (T, 1) float32, sorted by time; equal times keep their order."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
         rows = csv.reader(file)
-        header = next(rows, [])
-        if header != ["timestamp", "value"]:
-            raise ConfigError(f"data: {path} must start with timestamp,value; got {header}")
         try:
-            pairs = [(_time_us(time), float(value or "nan")) for time, value in rows]
-        except ValueError as error:
+            header = next(rows, [])
+            if header != ["timestamp", "value"]:
+                raise ConfigError(f"data: {path} must start with timestamp,value; got {header}")
+            pairs = [(time_us(time), float(value or "nan")) for time, value in rows]
+        except (ValueError, csv.Error) as error:
             raise ConfigError(f"data: {path}, line {rows.line_num}: {error}") from error
     if not pairs:
         raise ConfigError(f"data: {path} must hold at least one row; it has none")
@@ -224,20 +228,10 @@ def _read_nab_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     return times[order], values[order]
 
 
-def _time_us(text: str) -> int:
-    """Microseconds of a NAB timestamp, which is assumed to be UTC.
-
-    >>> _time_us("2024-01-01 00:00:01")
-    1704067201000000
-    """
-    moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1_000_000)
-
-
 def _labels_of_windows(times: NDArray[Any], spans: list[list[str]]) -> NDArray[Any]:
     labels = np.zeros(len(times), np.uint8)
     for first, last in spans:
-        labels[(times >= _time_us(first)) & (times <= _time_us(last))] = 1
+        labels[(times >= time_us(first)) & (times <= time_us(last))] = 1
     return labels
 
 

@@ -24,8 +24,7 @@ from streamgauge.models.alerts.thresholds import log_score
 from streamgauge.models.artifacts.artifact import Artifact
 from streamgauge.models.blocks.block import Block
 from streamgauge.models.errors import ConfigError
-from streamgauge.models.events.series import Series
-from streamgauge.models.events.series_blocks import series_blocks
+from streamgauge.models.events.series import Series, series_blocks
 from streamgauge.models.scoring.policy import ScoringPolicy
 from streamgauge.models.scoring.scorer import Scorer
 from streamgauge.models.state.entity_table import EntityTable

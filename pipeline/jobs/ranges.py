@@ -10,7 +10,8 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.config import Config, parse_start
 from streamgauge.pipeline.graph import access
 from streamgauge.transforms.kafka.client import PartitionReader
-from streamgauge.transforms.sources.replay import Range
+from streamgauge.transforms.sources.replay import Range, read_range
+from streamgauge.transforms.sources.source import Source
 
 #: "earliest", "latest", epoch milliseconds, or an offset per partition; see `parse_start`.
 Boundary = str | int | dict[int, int]
@@ -43,8 +44,12 @@ def retained(config: Config, partition: int) -> Iterator[Retained]:
         reader.close()
 
 
-def resolve_ranges(config: Config, partitions: int, start: str, end: str) -> list[Range]:
+def resolve_ranges(
+    config: Config, partitions: int, start: str, end: str, *, source: Source | None = None
+) -> list[Range]:
     """The offset range of each partition between `start` and `end`, without empty ranges.
+
+    A time means the first message of a partition that holds an event at or after it.
 
     Args:
         config: names the broker and the input topic.
@@ -52,6 +57,7 @@ def resolve_ranges(config: Config, partitions: int, start: str, end: str) -> lis
         start: "earliest", "latest", an ISO time, or offsets as "0:120,1:85". A partition that
             the offsets do not name is read from its beginning.
         end: likewise. A partition that the offsets do not name is left out.
+        source: how events are read, to find event times; None makes times record times.
 
     Raises:
         ConfigError: the range holds no event, `start` is no longer in the log, or an offset
@@ -63,8 +69,8 @@ def resolve_ranges(config: Config, partitions: int, start: str, end: str) -> lis
     ranges = []
     for partition in range(partitions):
         with retained(config, partition) as log:
-            begin = log.offset_of(first, log.first)
-            stop = min(log.end, log.offset_of(last, begin))
+            begin = _offset_of(log, first, log.first, source)
+            stop = min(log.end, _offset_of(log, last, begin, source))
         if begin < log.first:
             raise ConfigError(
                 f"--from: partition {partition} begins at offset {log.first}; got {begin}. "
@@ -78,6 +84,20 @@ def resolve_ranges(config: Config, partitions: int, start: str, end: str) -> lis
             f"nothing is between {start} and {end}"
         )
     return ranges
+
+
+def _offset_of(log: Retained, boundary: Boundary, default: int, source: Source | None) -> int:
+    """The offset of a boundary; a time is an event time if there is a `source` to read events."""
+    if source is None or not isinstance(boundary, int):
+        return log.offset_of(boundary, default)
+    # No event is further ahead of its record time than this, so none is missed before.
+    record_time_ms = max(0, boundary - source.limits.future_s_max * 1_000)
+    scanned = Range(log.partition, log.offset_of(record_time_ms, default), log.end)
+    for block in read_range(source, scanned):
+        reached = block.offset[block.event_time_us >= boundary * 1_000]
+        if len(reached):
+            return int(reached[0])
+    return log.end
 
 
 def processed_ranges(

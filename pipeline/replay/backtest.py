@@ -1,6 +1,6 @@
 """Replays a range of the telemetry topic through the live graph, into files.
 
-The range is given by offsets per partition, by times, or as earliest and latest. The code is
+The range is given by offsets per partition, by event times, or as earliest and latest. The code is
 that of the live job, so scores and alerts equal, bit for bit, those of a live job that started
 at the same offsets.
 """
@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def backtest(
 
     Args:
         config: the configuration of the live job; its output topics are not written.
-        start: "earliest", "latest", an ISO time, or offsets "0:120,1:85". With `state` the
-            replay starts where the state ends, and `start` is ignored.
+        start: "earliest", "latest", an event time as ISO 8601, or offsets "0:120,1:85". With
+            `state` the replay starts where the state ends, and `start` is ignored.
         end: likewise. A partition that the offsets do not name is left out.
         out: folder for scores, alerts, dead letters, drift reports, summary and report.
         runner: "inprocess" or "flink".
@@ -93,7 +94,8 @@ def backtest(
     if state:
         config = start_at(config, artifact, state)
         start = config.input.start
-    ranges = resolve_ranges(config, partitions, start, end)
+    source = graph.source(config, artifact)
+    ranges = resolve_ranges(config, partitions, start, end, source=source)
     offsets = sum(each.end - each.start for each in ranges)
     narrate(f"{config.input.topic}: {offsets:,} offsets of {len(ranges)} partitions, on {runner}")
     began = time.monotonic()
@@ -104,13 +106,14 @@ def backtest(
     replay = run(
         config,
         artifact,
-        ReplayTopic(graph.source(config, artifact), ranges),
+        ReplayTopic(source, ranges),
         directory=out / "parts",
         snapshots=graph.replay_state(config, state, str(out / "state") if keep_state else None),
     )
     seconds = time.monotonic() - began
     shutil.rmtree(out / "parts")
     _write_records(replay, out)
+    narrate(event_time_range(replay.scores))
     series = scored_series(replay.scores)
     summary = summarise(series, replay.alerts, seconds, dead_letters=len(replay.dead_letters))
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -120,12 +123,21 @@ def backtest(
         subtitle=f"{len(series):,} entities, {replay.scores.num_rows:,} events",
         summary=summary,
         feature_names=artifact.schema.names,
-        series=with_values(worst, graph.source(config, artifact), ranges),
+        series=with_values(worst, source, ranges),
         alert_records=replay.alerts,
         facts=facts(config, artifact),
     )
     (out / "report.html").write_text(render(report), encoding="utf-8")
     return replay, summary
+
+
+def event_time_range(scores: pa.Table) -> str:
+    """A line that says which times the scored events have."""
+    if not scores.num_rows:
+        return "no event was scored"
+    bounds = pc.min_max(scores.column("event_time_us")).values()
+    first, last = (datetime.fromtimestamp(us.as_py() / 1e6, UTC) for us in bounds)
+    return f"event times from {first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _flink_options(config: Config, beam_args: Sequence[str]) -> PipelineOptions:

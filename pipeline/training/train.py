@@ -82,6 +82,7 @@ def train(
         f"train: {len(dataset.series)} entities, {dataset.events:,} events, "
         f"{dataset.schema.size} features from {data}"
     )
+    narrate(f"train: features {', '.join(dataset.schema.names)}")
     spec = ForecasterSpec(hidden=settings.hidden, lags=settings.lags)
     prepared = fit.prepare(dataset.schema, dataset.series, spec, settings.held_out)
     check_held_out(prepared)

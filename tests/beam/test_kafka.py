@@ -54,6 +54,23 @@ def test_secrets_override_settings_and_settings_override_options(tmp_path, monke
     }
 
 
+@pytest.mark.parametrize("password", ["0123", "1:45", "no", "2024-01-17", "1e3", "'7'", "007"])
+def test_a_secret_is_the_text_that_was_written(tmp_path, password):
+    path = tmp_path / "secrets.yaml"
+    path.write_text(f"sasl.password: {password}\n")
+    access = KafkaAccess("localhost:9092", secrets_file=str(path))
+    assert access.properties()["sasl.password"] == password.strip("'")
+
+
+@pytest.mark.parametrize("text", ["hunter2", "- hunter2", "a: {b: hunter2}", "a: [hunter2]"])
+def test_secrets_that_are_no_properties_are_refused_unseen(tmp_path, text):
+    path = tmp_path / "secrets.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"every line must be `property: value`") as caught:
+        KafkaAccess("localhost:9092", secrets_file=str(path)).properties()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_missing_secrets_file_is_named_and_nothing_else(tmp_path):
     with pytest.raises(ConfigError, match=r"kafka.secrets_file: must be a readable YAML file") as e:
         KafkaAccess("broker:1", {}, str(tmp_path / "none.yaml")).properties()

@@ -68,11 +68,18 @@ class KafkaAccess:
         if not self.secrets_file:
             return {}
         try:
-            return yaml.safe_load(Path(self.secrets_file).read_text()) or {}
-        except (OSError, yaml.YAMLError):
+            # Every value is a text: a password of digits is no number.
+            secrets = yaml.BaseLoader(Path(self.secrets_file).read_text()).get_single_data() or {}
+        except (OSError, ValueError, yaml.YAMLError):
             raise ConfigError(
                 f"kafka.secrets_file: must be a readable YAML file; got {self.secrets_file}"
             ) from None
+        texts = secrets.values() if isinstance(secrets, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ConfigError(
+                f"kafka.secrets_file: every line must be `property: value`; see {self.secrets_file}"
+            )
+        return dict(secrets)
 
 
 def new_consumer(access: KafkaAccess, options: Mapping[str, Any]) -> Consumer:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streamgauge.models.blocks.scored_block import VERDICTS, ScoredBlock
-from streamgauge.models.events.arrow_decoder import STREAM_MAGIC
+from streamgauge.models.events.arrow_framing import STREAM_MAGIC
 from streamgauge.transforms.messages.outgoing import Outgoing, encode_outgoing
 
 SCHEMA = pa.schema(

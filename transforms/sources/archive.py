@@ -11,8 +11,7 @@ from apache_beam.typehints import with_output_types
 
 from streamgauge.models.blocks.block import Block, encode_block
 from streamgauge.models.blocks.chain import cut, new_ends
-from streamgauge.models.events.series import Series
-from streamgauge.models.events.series_blocks import series_blocks
+from streamgauge.models.events.series import Series, series_blocks
 from streamgauge.transforms.runner.keys import shard_keys
 from streamgauge.transforms.sources.source import DEAD_LETTERS
 

@@ -57,6 +57,7 @@ def test_training_writes_an_artifact_and_removes_its_partial_state(data, tmp_pat
     assert not {"precision", "search"} & set(record)  # on a CPU, not searched
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert lines[-1] == f"train: artifact {tmp_path / 'a'}, version {digest}"
+    assert "train: features f0, f1" in lines
 
 
 def test_same_data_and_seed_give_the_same_version(data, tmp_path):
