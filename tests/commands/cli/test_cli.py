@@ -344,7 +344,8 @@ def test_every_command_can_be_interrupted_though_sigint_was_ignored(tmp_path: Pa
         "from streamgauge.pipeline.cli import main\n"
         "def wait(*_):\n"
         "    print('waiting', flush=True)\n"
-        "    time.sleep(60)\n"
+        # A signal just before a sleep does not end it, so one long sleep would miss it.
+        "    for _ in range(1200): time.sleep(0.05)\n"
         "main.app = wait\n"
         "sys.argv = ['streamgauge', 'version']\n"
         "main.main()"
