@@ -5,7 +5,16 @@ that carry their own, pinned environment. Dependencies are extras; the exact
 versions with hashes are in `infra/locks/`.
 """
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (Path(__file__).parent / "src" / "streamgauge" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)[1]
 
 EXTRAS = {
     # Everything that scores, replays, submits and reads alerts. No torch, no Java.
@@ -31,7 +40,6 @@ EXTRAS = {
         "scikit-learn>=1.7,<2",
         "tensorboardX>=2.6.5,<3",
         "torch>=2.9,<3",
-        "TSB_AD==1.5",
     ],
     "dev": [
         "hypothesis>=6.170,<7",
@@ -43,11 +51,27 @@ EXTRAS = {
     ],
 }
 
+# Making an artifact includes scoring with it.
+EXTRAS["train"] = [*EXTRAS["run"], *EXTRAS["train"]]
+
 setup(
     name="streamgauge",
-    version="0.1.0",
+    version=VERSION,
     description="Streaming anomaly detection per entity: Kafka in, explained alerts out",
     license="Apache-2.0",
+    keywords="anomaly detection, streaming, Kafka, Apache Beam, Apache Flink, telemetry",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Information Analysis",
+        "Topic :: System :: Monitoring",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.12",
     # `src/streamgauge` links to the four top-level folders, so that they are imported as
     # `streamgauge.models` and so on (docs/decisions/0032).
@@ -63,5 +87,5 @@ setup(
     },
     install_requires=[],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["streamgauge=streamgauge.pipeline.cli.main:main"]},
+    entry_points={"console_scripts": ["streamgauge=streamgauge.__main__:main"]},
 )

@@ -56,6 +56,7 @@ RULES = {
         alerts: console jobs report models.* transforms.*
         training: console data models.*
         evaluation: console data training models.*
+        api: alerts config jobs models.* transforms.*
         audit: config console graph jobs models.* transforms.*
         replay: alerts config console data graph jobs report models.* transforms.*
         cli: alerts audit config console data evaluation graph jobs replay report training

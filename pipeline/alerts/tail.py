@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from streamgauge.pipeline.alerts.filters import AlertFilter
 from streamgauge.pipeline.console import formatting
 from streamgauge.pipeline.console.progress import Narrate, to_stderr
 from streamgauge.pipeline.jobs import broker
@@ -21,6 +22,7 @@ from streamgauge.transforms.messages.alerts import AlertMessage, decode_alert, d
 # After a restart the job repeats at most the alerts since the last checkpoint.
 REPEATS_REMEMBERED = 100_000
 POLL_TIMEOUT_MS = 500
+ALL = AlertFilter()
 _COLOURS = {"critical": "\x1b[1;31m", "warning": "\x1b[33m", "closed": "\x1b[32m"}
 _PLAIN = "\x1b[0m"
 
@@ -33,6 +35,7 @@ def tail(
     from_beginning: bool = False,
     limit: int | None = None,
     idle_s: float | None = None,
+    wanted: AlertFilter = ALL,
     settings: broker.Settings | None = None,
     out: TextIO | None = None,
     narrate: Narrate = to_stderr,
@@ -44,8 +47,9 @@ def tail(
         topic: the alert topic, which must exist.
         as_json: write a JSON object per line instead of text.
         from_beginning: start with the oldest alert of the topic instead of the next new one.
-        limit: stop after this many alerts.
+        limit: stop after this many alerts were written.
         idle_s: stop when no alert arrived for this time, seconds; None never stops.
+        wanted: the alerts to write; others are passed over.
         settings: further librdkafka properties, for instance `security.protocol`.
         out: None for standard output.
         narrate: receives the lines of progress.
@@ -73,6 +77,8 @@ def tail(
             if message.alert is None:
                 name = f"{message.topic}/{message.partition}/{message.offset}"
                 narrate(f"{name} is not an alert and is left out")
+                continue
+            if not wanted.takes(message.alert):
                 continue
             print(as_json_line(message) if as_json else line(message.alert, colour), file=out)
             out.flush()

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
+from streamgauge.pipeline.cli.options import Commands
 from streamgauge.pipeline.console.progress import to_stderr
 
-deploy_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Prepare a Flink cluster of your own."
-)
+deploy_app = Commands(help="Prepare a Flink cluster of your own.")
 
 
 @deploy_app.callback()

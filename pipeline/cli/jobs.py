@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -83,12 +85,19 @@ def doctor(
             "--embedded", help="Skip the checks of the cluster: the job starts its own Flink."
         ),
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of lines.")
+    ] = False,
 ) -> None:
     """Check artifact, state folder, broker, topics and cluster; name the first thing to fix."""
     from streamgauge.pipeline.jobs.doctor import examine, exit_code, first_wrong
 
-    findings = examine(config, tuple(overrides or ()), embedded)
+    narrate = (lambda text: None) if as_json else print
+    findings = examine(config, tuple(overrides or ()), embedded, narrate=narrate)
     wrong = first_wrong(findings)
+    if as_json:
+        checks = [asdict(finding) for finding in findings]
+        print(json.dumps({"ok": wrong is None, "checks": checks}))
     if wrong is not None:
         to_stderr(f"{PROGRAM}: fix this first: {wrong.detail}")
     raise typer.Exit(exit_code(findings))

@@ -12,18 +12,21 @@ import logging
 import os
 import signal
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from streamgauge.models.errors import ConfigError, StreamgaugeError
+from streamgauge import __version__
+from streamgauge.models.errors import StreamgaugeError
 from streamgauge.pipeline.cli import cluster, jobs, training
 from streamgauge.pipeline.cli.deploy import deploy_app
 from streamgauge.pipeline.cli.options import (
     PROGRAM,
     AnyConfigOption,
+    Commands,
     ConfigOption,
     ServersOption,
     SetOption,
@@ -42,20 +45,16 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 MORE_THREADS = {"train": ONE_THREAD, "tune": ONE_THREAD, "evaluate": ONE_THREAD[1:]}
 
 #: Libraries of the extra "train"; all others belong to the extra "run".
-TRAIN_LIBRARIES = {"TSB_AD", "optuna", "sklearn", "sqlalchemy", "tensorboardX", "torch"}
+TRAIN_LIBRARIES = {"optuna", "sklearn", "sqlalchemy", "tensorboardX", "torch"}
 
-app = typer.Typer(
+app = Commands(
     name=PROGRAM,
     help="Streaming anomaly detection per entity: Kafka in, explained alerts out.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps: streamgauge demo | streamgauge up | streamgauge doctor --config job.yaml",
 )
-alerts_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Follow the alert topic."
-)
+alerts_app = Commands(help="Follow the alert topic.")
 cluster.add_to(app)
 training.add_to(app)
 jobs.add_to(app)
@@ -93,6 +92,24 @@ def main() -> None:
             raise
         to_stderr(f"{PROGRAM}: {' '.join(str(error).split())}")
         sys.exit(EXIT_OPERATOR_ERROR)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """The options that stand before a command."""
 
 
 def _foreign_errors() -> list[type[Exception]]:
@@ -269,11 +286,30 @@ def alerts_tail(
     idle_s: Annotated[
         float | None, typer.Option(help="Stop when no alert has arrived for this many seconds.")
     ] = None,
+    entity: Annotated[
+        list[str] | None, typer.Option(help="Only alerts of this entity; repeatable.")
+    ] = None,
+    severity: Annotated[
+        Literal["warning", "critical"] | None, typer.Option(help="Only alerts of this severity.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Only alerts about events since this time, also older ones: ISO 8601, or a "
+            "duration before now as 90m, 24h or 7d."
+        ),
+    ] = None,
 ) -> None:
     """Follow the alert topic: print each alert once, as soon as it arrives."""
     from streamgauge.pipeline import config as configs
+    from streamgauge.pipeline.alerts.filters import AlertFilter, since_us
     from streamgauge.pipeline.alerts.tail import tail
 
+    wanted = AlertFilter(
+        entities=frozenset(entity or ()),
+        severity=severity,
+        since_us=None if since is None else since_us(since, time.time()),
+    )
     servers, settings = access(config, bootstrap_servers)
     if topic is None:
         topic = configs.Alerts().topic if config is None else configs.load(config).alerts.topic
@@ -281,9 +317,10 @@ def alerts_tail(
         servers,
         topic,
         as_json=as_json,
-        from_beginning=from_beginning,
+        from_beginning=from_beginning or since is not None,
         limit=limit,
         idle_s=idle_s,
+        wanted=wanted,
         settings=settings,
     )
 
@@ -300,16 +337,8 @@ def demo(
 
 @app.command(epilog="Example: streamgauge version")
 def version() -> None:
-    """Print the installed version."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        print(installed(PROGRAM))
-    except PackageNotFoundError:
-        raise ConfigError(
-            f"version: {PROGRAM} must be installed; this is a source folder"
-        ) from None
+    """Print the version."""
+    print(__version__)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ Large libraries are imported inside the functions, so that `--help` answers at o
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.models import CommandFunctionType as Function
 
 from streamgauge.models.errors import ConfigError
 
@@ -17,6 +20,41 @@ if TYPE_CHECKING:
     from streamgauge.pipeline.config import Config
 
 PROGRAM = "streamgauge"
+#: Python types -> how help shows the value of an option; choices are shown as they are.
+VALUES = {
+    "str": "TEXT",
+    "list[str]": "TEXT",
+    "int": "INTEGER",
+    "int range": "INTEGER",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+    "path": "PATH",
+}
+
+
+class Command(TyperCommand):
+    """A command whose help shows `TEXT`, not the Python type, as the value of an option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        context = self.context_class(self)
+        options: list[Any] = self.params
+        for option in options:
+            if option.metavar is None and not getattr(option, "is_flag", False):
+                kind = option.display_type(context).strip("<>")
+                option.metavar = VALUES.get(kind, kind)
+
+
+class Commands(typer.Typer):
+    """A group of commands; see `Command`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, no_args_is_help=True, rich_markup_mode=None, **kwargs)
+
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Function], Function]:
+        """Add a command; the arguments are those of Typer."""
+        return super().command(*args, **{"cls": Command, **kwargs})
+
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="YAML file that describes the job.", metavar="FILE")

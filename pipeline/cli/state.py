@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamgauge.models.errors import ConfigError
-from streamgauge.pipeline.cli.options import ConfigOption, SetOption, load
+from streamgauge.pipeline.cli.options import Commands, ConfigOption, SetOption, load
 from streamgauge.pipeline.console.progress import to_stderr
 
 if TYPE_CHECKING:
     from streamgauge.models.artifacts.artifact import Artifact
     from streamgauge.pipeline.config import Config
 
-state_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Export, import, inspect and erase entity state.",
-)
+state_app = Commands(help="Export, import, inspect and erase entity state.")
 
 FromOption = Annotated[
     str | None,

@@ -57,7 +57,7 @@ def evaluate(
     Raises:
         ConfigError: the data cannot be evaluated.
     """
-    metrics.library()  # a missing library is reported before minutes of training
+    metrics.ranking_library()  # a missing library is reported before minutes of training
     test = load(data, "test")
     if all(entity.labels is None for entity in test.series):
         raise ConfigError(f"evaluate: {data} must have labels in its test part; it has none")

@@ -1,9 +1,9 @@
 """Metrics: how well scores separate labelled events, and what messages at a budget find.
 
-Threshold-free figures are those of `TSB_AD` (Liu and Paparrizos 2024, "The Elephant in the
-Room: Towards A Reliable Time-Series Anomaly Detection Benchmark"). A labelled run is a run of
-labelled events of one entity. A message inside the run detects it. The expected recall of as
-many messages at random times is reported too.
+Threshold-free figures equal those of `TSB_AD` 1.5 (Liu and Paparrizos 2024, "The Elephant in the
+Room: Towards A Reliable Time-Series Anomaly Detection Benchmark"). That library is not imported:
+it requires a numpy below 2. A labelled run is a run of labelled events of one entity. A message
+inside the run detects it. The expected recall of as many messages at random times is reported too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.data.labels import label_runs, recall_by_chance
 
 VUS_WINDOW = 100  # rows over which a label fades out, half of them on each side
-VUS_THRESHOLDS = 250  # the library's default
+VUS_THRESHOLDS = 250  # the default of TSB_AD
+F1_FLOOR = 1e-5  # of TSB_AD, against a division by zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +58,26 @@ def ranking(score: NDArray[Any], labels: NDArray[Any]) -> Ranking:
     """
     if not 0 < labels.sum() < len(labels):
         return Ranking(None, None, None)
-    metricor = library()
+    library = ranking_library()
     labels, score = labels.astype(int), np.asarray(score, np.float64)
+    precision, recall, _ = library.precision_recall_curve(labels, score)
+    f1 = 2 * (precision * recall) / (precision + recall + F1_FLOOR)
     return Ranking(
-        float(metricor.metric_PR(labels, score)),
+        float(library.average_precision_score(labels, score)),
         vus_pr(score, labels),
-        float(metricor.metric_PointF1(labels, score)),
+        float(np.max(f1)),
     )
 
 
 def vus_pr(score: NDArray[Any], labels: NDArray[Any], window: int = VUS_WINDOW) -> float:
     """Volume under the precision-recall surface over thresholds and widths of labels.
 
-    Paparrizos et al. 2022, "Volume Under the Surface". The result is that of the
-    library, whose functions are called here. The library walks all rows for each pair of
-    threshold and width, which takes seconds per series. Here each row is counted once, at the
-    first threshold that it reaches.
+    Paparrizos et al. 2022, "Volume Under the Surface". The published code walks all rows for each
+    pair of threshold and width, which takes seconds per series. Here each row is counted once, at
+    the first threshold that it reaches.
     """
-    metricor = library()
     labels = labels.astype(int)
-    runs = metricor.range_convers_new(labels)
+    runs = label_runs(labels)
     levels = -np.sort(-score)[np.linspace(0, len(score) - 1, VUS_THRESHOLDS).astype(int)]
     first = np.searchsorted(-levels, -score)  # (T,) the first threshold each row reaches
 
@@ -86,15 +87,46 @@ def vus_pr(score: NDArray[Any], labels: NDArray[Any], window: int = VUS_WINDOW) 
     predicted, labelled = reached(np.ones(len(score))), reached(labels)
     volume = 0.0
     for width in range(window + 1):
-        extended = metricor.sequencing(labels, runs, width)
-        areas = metricor.new_sequence(extended, runs, width)
+        extended = fading(labels, runs, width)
+        areas = widened(runs, width, len(labels))
         true = reached(extended)
         positives = (labels.sum() + labels.sum() + true - labelled) / 2
-        earliest = np.sort([first[start : end + 1].min() for start, end in areas])
+        earliest = np.sort([first[start:end].min() for start, end in areas])
         existence = np.searchsorted(earliest, np.arange(VUS_THRESHOLDS), side="right") / len(areas)
         recall = np.minimum(true / positives, 1.0) * existence
         volume += float(np.dot(np.diff(recall, prepend=0.0), true / predicted))
     return volume / (window + 1)
+
+
+def fading(labels: NDArray[Any], runs: Sequence[tuple[int, int]], width: int) -> NDArray[Any]:
+    """Labels that fade out beside each run over `width` rows, half of them on each side.
+
+    >>> fading(np.array([0, 0, 1, 0]), [(2, 3)], 2).round(2).tolist()
+    [0.0, 0.71, 1.0, 0.71]
+    """
+    extended = labels.astype(np.float64)
+    for first, end in runs:
+        after = np.arange(end, min(end + width // 2, len(labels)))
+        extended[after] += np.sqrt(1 - (after - (end - 1)) / max(width, 1))
+        before = np.arange(max(first - width // 2, 0), first)
+        extended[before] += np.sqrt(1 - (first - before) / max(width, 1))
+    return np.minimum(extended, 1.0)
+
+
+def widened(runs: Sequence[tuple[int, int]], width: int, rows: int) -> list[tuple[int, int]]:
+    """The runs with `width // 2` rows more on each side; those that share a row become one.
+
+    >>> widened([(1, 3), (5, 6), (30, 31)], 4, 40)
+    [(0, 8), (28, 33)]
+    """
+    half = width // 2
+    areas: list[tuple[int, int]] = []
+    for first, end in ((max(first - half, 0), min(end + half, rows)) for first, end in runs):
+        if areas and first < areas[-1][1]:
+            areas[-1] = (areas[-1][0], end)
+        else:
+            areas.append((first, end))
+    return areas
 
 
 def message_metrics(
@@ -136,16 +168,17 @@ def mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def library() -> Any:
-    """The metrics of TSB_AD, which only the environment for training contains.
+def ranking_library() -> Any:
+    """The metrics of scikit-learn, which only the extra "train" installs.
 
     Raises:
         ConfigError: the library is not installed.
     """
     try:
-        from TSB_AD.evaluation.basic_metrics import basic_metricor
+        import sklearn.metrics
     except ImportError as error:
         raise ConfigError(
-            f"evaluate: needs TSB_AD and scikit-learn ({error}); run `make train-env`"
+            f"evaluate: needs scikit-learn ({error}); `pip install 'streamgauge[train]'` installs "
+            "it, as does `make train-env`"
         ) from error
-    return basic_metricor()
+    return sklearn.metrics

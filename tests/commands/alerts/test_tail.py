@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -9,6 +10,8 @@ import pytest
 
 from streamgauge.models.blocks.scored_block import NEW_NORMAL, Transition
 from streamgauge.models.errors import ConfigError
+from streamgauge.pipeline.alerts import tail as tail_module
+from streamgauge.pipeline.alerts.filters import AlertFilter, since_us
 from streamgauge.pipeline.alerts.tail import (
     AlertMessage,
     as_json_line,
@@ -150,6 +153,70 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     assert not wants_colour(Terminal())
     assert "\x1b[1;31mcritical" in line(ALERT, colour=True)
     assert "\x1b" not in line(ALERT)
+
+
+def test_a_pipe_gets_no_colour_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    receiver, sender = os.pipe()
+    with os.fdopen(receiver), os.fdopen(sender, "w") as pipe:
+        assert not wants_colour(pipe)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_taken"),
+    [
+        (AlertFilter(), True),
+        (AlertFilter(entities=frozenset({"web-1", "db"})), True),
+        (AlertFilter(entities=frozenset({"web"})), False),
+        (AlertFilter(severity="critical"), True),
+        (AlertFilter(severity="warning"), False),
+        (AlertFilter(since_us=1_704_067_205_000_000), True),
+        (AlertFilter(since_us=1_704_067_205_000_001), False),
+        (AlertFilter(frozenset({"web-1"}), "critical", 1_704_067_205_000_001), False),
+    ],
+)
+def test_a_filter_takes_alerts_that_pass_every_condition(
+    wanted: AlertFilter, is_taken: bool
+) -> None:
+    assert wanted.takes(ALERT) is is_taken
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-01-01T00:00:00Z", 1_704_067_200_000_000),
+        ("2024-01-01T02:00:00+02:00", 1_704_067_200_000_000),
+        ("2024-01-01", 1_704_067_200_000_000),
+        ("30s", 1_704_067_170_000_000),
+        ("2h", 1_704_060_000_000_000),
+        ("1d", 1_703_980_800_000_000),
+    ],
+)
+def test_since_is_a_time_or_a_duration_before_now(text: str, expected: int) -> None:
+    assert since_us(text, now_s=1_704_067_200.0) == expected
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "24", "-2h", "2 weeks", "2024-13-01"])
+def test_since_that_is_neither_is_refused_with_what_came(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--since: must be an ISO 8601 time.*got ") as refused:
+        since_us(text, now_s=0.0)
+    assert repr(text) in str(refused.value)
+
+
+def test_only_wanted_alerts_are_written_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [{**ALERT, "entity_id": name} for name in ("db", "web-1", "web-2", "db", "web-1")]
+    messages = [AlertMessage("a", 0, i, {}, alert) for i, alert in enumerate(others)]
+    monkeypatch.setattr("streamgauge.pipeline.jobs.broker.require_topic", lambda *_, **__: 1)
+    monkeypatch.setattr(tail_module, "new_python_consumer", lambda *_, **__: io.StringIO())
+    monkeypatch.setattr(tail_module, "_messages", lambda *_: iter(messages))
+    out = io.StringIO()
+
+    wanted = AlertFilter(entities=frozenset({"db"}))
+    count = tail("h:1", "a", wanted=wanted, out=out, narrate=lambda text: None)
+
+    assert count == 2
+    assert [text.split()[3] for text in out.getvalue().splitlines()] == ["db", "db"]
 
 
 def test_an_unreachable_broker_is_one_clear_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+import streamgauge
 from fixtures.artifacts import make_artifact
 from fixtures.deadlines import deadline
 from fixtures.paths import ROOT
@@ -79,6 +81,35 @@ def test_every_command_and_every_option_explains_itself(name: str, command: Any)
     for option in command.params:
         assert getattr(option, "help", None), f"{name} {option.name}"
     assert command.epilog.startswith(f"Example: streamgauge {name}")
+
+
+def _groups(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    command = command or typer.main.get_command(app)
+    if hasattr(command, "commands"):
+        yield path
+        for name, child in command.commands.items():
+            yield from _groups(child, (*path, name))
+
+
+HELP = [*(" ".join(path) for path in _groups()), *(name for name, _ in _leaves())]
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_help_fits_80_columns_and_shows_no_python_types(name: str) -> None:
+    run = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80"})
+    assert run.exit_code == 0
+    assert [line for line in run.output.splitlines() if len(line) > 80] == []
+    python = re.findall(r"<class|Optional\[|\blist\[|<(?:str|int|float|path|bool)\b", run.output)
+    assert python == []
+    shown = re.findall(r"^  (?:-\w, )?--[\w-]+ (\S+)(?:  |$)", run.output, re.MULTILINE)
+    words = {"TEXT", "INTEGER", "NUMBER", "PATH", "FILE"}
+    assert [value for value in shown if value not in words and "|" not in value] == []
+
+
+@pytest.mark.parametrize("words", [("--version",), ("version",)])
+def test_the_version_is_that_of_the_package(words: tuple[str, ...]) -> None:
+    run = CliRunner().invoke(app, words)
+    assert (run.exit_code, run.output.split()[-1]) == (0, streamgauge.__version__)
 
 
 def test_help_loads_no_large_library() -> None:
@@ -149,7 +180,7 @@ def test_an_interruption_has_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> N
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["streamgauge", "version"])
-    monkeypatch.setattr("importlib.metadata.version", interrupt)
+    monkeypatch.setattr(main, "app", interrupt)
     with pytest.raises(SystemExit) as stopped:
         main.main()
     assert stopped.value.code == 130
@@ -160,7 +191,7 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("ours")
 
     monkeypatch.setattr(sys, "argv", ["streamgauge", "version"])
-    monkeypatch.setattr("importlib.metadata.version", fail)
+    monkeypatch.setattr(main, "app", fail)
     with pytest.raises(AssertionError, match="ours"):
         main.main()
 
@@ -249,7 +280,7 @@ def test_a_missing_module_of_streamgauge_keeps_its_traceback(
         raise ModuleNotFoundError("gone", name="streamgauge.gone")
 
     monkeypatch.setattr(sys, "argv", ["streamgauge", "version"])
-    monkeypatch.setattr("importlib.metadata.version", fail)
+    monkeypatch.setattr(main, "app", fail)
     with pytest.raises(ModuleNotFoundError, match="gone"):
         main.main()
 
@@ -309,13 +340,15 @@ def test_ctrl_c_ends_a_command_that_was_started_with_sigint_ignored(tmp_path: Pa
 
 def test_every_command_can_be_interrupted_though_sigint_was_ignored(tmp_path: Path) -> None:
     code = (
-        "import sys, time; import importlib.metadata\n"
+        "import sys, time\n"
+        "from streamgauge.pipeline.cli import main\n"
         "def wait(*_):\n"
         "    print('waiting', flush=True)\n"
-        "    time.sleep(60)\n"
-        "importlib.metadata.version = wait\n"
+        # A signal just before a sleep does not end it, so one long sleep would miss it.
+        "    for _ in range(1200): time.sleep(0.05)\n"
+        "main.app = wait\n"
         "sys.argv = ['streamgauge', 'version']\n"
-        "from streamgauge.pipeline.cli.main import main; main()"
+        "main.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from fixtures.artifacts import make_artifact
 from fixtures.deadlines import deadline
 from streamgauge.models.artifacts import artifact as artifacts
+from streamgauge.pipeline.cli.main import app
 from streamgauge.pipeline.config import from_dict
 from streamgauge.pipeline.jobs import doctor
 from streamgauge.pipeline.jobs.doctor import (
@@ -126,6 +130,26 @@ def test_a_state_folder_that_cannot_be_opened_is_wrong(tmp_path: Path) -> None:
     wrong = _examined(_config(tmp_path, "artifact: a\nstate: {folder: file}\n"))["state"]
     assert wrong.state == WRONG
     assert "state.folder: must be a folder" in wrong.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "is_wrong"),
+    [
+        ("artifact: nowhere\n", "artifact"),
+        ("artifact: a\nkafka: {bootstrap_servers: 127.0.0.1:1}\n", "artifact"),
+        ("flink: {}\n", "config"),
+    ],
+)
+def test_the_findings_can_be_one_json_object(tmp_path: Path, text: str, is_wrong: str) -> None:
+    path = _config(tmp_path, text)
+    run = CliRunner().invoke(app, ["doctor", "--config", str(path), "--json", "--embedded"])
+    assert run.exit_code == 2
+    result = json.loads(run.stdout)
+    assert result["ok"] is False
+    examined = examine(path, is_embedded=True, narrate=lambda line: None)
+    assert result["checks"] == [asdict(finding) for finding in examined]
+    assert is_wrong in {c["name"] for c in result["checks"] if c["state"] == WRONG}
+    assert run.stderr.startswith("streamgauge: fix this first: ")
 
 
 def test_each_check_is_one_line(tmp_path: Path) -> None:
