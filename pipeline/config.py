@@ -10,7 +10,6 @@ their section: `alerts.cooldown_s` is `config.alerts.policy.cooldown_s`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from streamgauge.models.scoring.policy import (
     ScoringPolicy,
     ShardPolicy,
 )
+from streamgauge.pipeline.overrides import apply, did_you_mean
 
 #: Field of a section whose settings stand among the other keys of the section.
 POLICY = "policy"
@@ -276,7 +276,7 @@ def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"config: {path} must hold sections; got {type(data).__name__}")
     for override in overrides:
-        _apply(data, override)
+        apply(data, override, Config, _keys)
     config = from_dict(data, where=str(path))
     home = path.resolve().parent
     kafka = config.kafka
@@ -368,24 +368,9 @@ def _refuse_unknown(data: Any, into: type, where: str, at: str) -> None:
     hints = _keys(into)
     for key, value in data.items():
         if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, 1)
-            meant = f"; did you mean {close[0]!r}?" if close else f"; known are {sorted(hints)}"
-            raise ConfigError(f"{where}: {at}{key}: unknown key{meant}")
+            raise ConfigError(f"{where}: {at}{key}: unknown key{did_you_mean(str(key), hints)}")
         if dataclasses.is_dataclass(hints[key]):
             _refuse_unknown(value, hints[key], where, at=f"{at}{key}.")
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set `section.key=value` in `data`; the value is read as YAML."""
-    name, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set: must be section.key=value; got {override!r}")
-    *sections, key = name.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set: {section!r} in {name!r} is not a section")
-    data[key] = yaml.safe_load(value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

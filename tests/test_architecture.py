@@ -47,7 +47,8 @@ RULES = {
     """,
     "pipeline": """
         console:
-        config: models.alerts models.events models.scoring
+        overrides:
+        config: overrides models.alerts models.events models.scoring
         report: console data models.alerts models.blocks
         graph: config models.* transforms.*
         jobs: config console graph models.* transforms.* infra.errors infra.flink_rest infra.local
