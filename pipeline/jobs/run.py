@@ -19,7 +19,7 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.console.progress import Narrate, to_stderr
-from streamgauge.pipeline.jobs import broker, exported_state, preflight, resume
+from streamgauge.pipeline.jobs import broker, claim, exported_state, preflight, resume
 from streamgauge.pipeline.jobs.flink_options import beam_options
 
 START_S_MAX = 120.0
@@ -70,32 +70,33 @@ def run(
     identity = resume.identity_of(config, artifact)
     if savepoint:
         resume.check_savepoint(savepoint, identity, narrate)
-    rest = _check_cluster(config, is_embedded)
-    if rest and not (savepoint or state or fresh):
-        resume.refuse_to_start_empty(rest, config.name)
-    if state:
-        config = start_at(config, artifact, state)
-        narrate(f"starting from the state in {state}, at {config.input.start}")
+    with claim.claimed(config, narrate) as keep:
+        rest = _check_cluster(config, is_embedded)
+        if rest and not (savepoint or state or fresh):
+            resume.refuse_to_start_empty(rest, config.name)
+        if state:
+            config = start_at(config, artifact, state)
+            narrate(f"starting from the state in {state}, at {config.input.start}")
 
-    def submit(job_endpoint: str, worker_endpoint: str) -> PipelineResult:
-        options = beam_options(
-            config, job_endpoint, worker_endpoint, savepoint=savepoint, beam_args=beam_args
-        )
-        pipeline = _pipeline(config, artifact, options, start_from=state)
-        # Last, so that a job that cannot start leaves no topic on the broker.
-        for topic in preflight.ensure_output_topics(config, partitions):
-            narrate(f"created topic {topic}")
-        narrate(
-            f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
-            f"model {artifact.digest[:12]}"
-        )
-        return pipeline.run()
+        def submit(job_endpoint: str, worker_endpoint: str) -> PipelineResult:
+            options = beam_options(
+                config, job_endpoint, worker_endpoint, savepoint=savepoint, beam_args=beam_args
+            )
+            pipeline = _pipeline(config, artifact, options, start_from=state)
+            # Last, so that a job that cannot start leaves no topic on the broker.
+            for topic in preflight.ensure_output_topics(config, partitions):
+                narrate(f"created topic {topic}")
+            narrate(
+                f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
+                f"model {artifact.digest[:12]}"
+            )
+            return pipeline.run()
 
-    if is_embedded:
-        _run_embedded(submit, narrate)
-        return None
-    assert rest is not None
-    job_id = _run_on_cluster(rest, config, submit)
+        if is_embedded:
+            _run_embedded(submit, narrate, keep)
+            return None
+        assert rest is not None
+        job_id = _run_on_cluster(rest, config, submit)
     resume.record_start(rest, job_id, resume.JobRecord(config.name, identity), narrate)
     narrate(f"running as {job_id}; see {config.flink.rest_url}")
     _watch(rest, config.name, job_id, watch_s=watch_s)
@@ -150,12 +151,12 @@ def start_at(config: Config, artifact: Artifact, state: str) -> Config:
     return dataclasses.replace(config, input=dataclasses.replace(config.input, start=start))
 
 
-def _run_embedded(submit: Submit, narrate: Narrate) -> None:
+def _run_embedded(submit: Submit, narrate: Narrate, keep: claim.Keep) -> None:
     """Start Flink in this machine's job server, submit the job, and stay until it ends."""
     with embedded(EMBEDDED_FOLDER, narrate) as local:
         result = submit(local.job_endpoint, local.worker_endpoint)
         narrate("running until interrupted")
-        _wait(result)
+        _wait(result, keep)
 
 
 def _run_on_cluster(rest: FlinkRest, config: Config, submit: Submit) -> str:
@@ -183,12 +184,13 @@ def _pipeline(
     return pipeline
 
 
-def _wait(result: PipelineResult) -> None:
-    """Wait until this process is interrupted; an embedded job that ends before has failed.
+def _wait(result: PipelineResult, keep: claim.Keep) -> None:
+    """Keep the name until this process is interrupted; an embedded job that ends before has failed.
 
     `wait_until_finish` is not used: its threads end in a traceback when the job server does.
     """
     while not PipelineState.is_terminal(state := result.state):
+        keep()
         time.sleep(RESULT_POLL_S)
     raise ConfigError(
         f"flink: the embedded job must run until it is interrupted; it is {state}. "

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from streamgauge.infra.flink_rest import Job, JobDetail
 from streamgauge.models.artifacts import artifact as artifacts
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.config import Config, from_dict
-from streamgauge.pipeline.jobs import preflight, resume
+from streamgauge.pipeline.jobs import claim, preflight, resume
 from streamgauge.pipeline.jobs import run as jobs
 
 JOB = "a" * 32
@@ -231,6 +232,7 @@ def run(flink: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None
         raise Started
 
     monkeypatch.setattr(preflight, "check_input", lambda *_: 2)
+    monkeypatch.setattr(claim, "claimed", lambda *_: nullcontext(lambda: None))
     monkeypatch.setattr(jobs, "FlinkRest", lambda *_: flink)
     monkeypatch.setattr(jobs.broker, "connect_to", lambda *_: None)
     monkeypatch.setattr(jobs, "embedded", start)

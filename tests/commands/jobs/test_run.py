@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from fixtures.artifacts import make_artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.config import Config, from_dict
-from streamgauge.pipeline.jobs import preflight
+from streamgauge.pipeline.jobs import claim, preflight
 from streamgauge.pipeline.jobs import run as jobs
 
 #: Ports at which nothing answers.
@@ -30,6 +30,7 @@ class FakeBroker:
         self.created: list[str] = []
         monkeypatch.setattr(preflight, "create_missing_topics", self.create)
         monkeypatch.setattr(preflight, "check_input", lambda *_: 2)
+        monkeypatch.setattr(claim, "claimed", lambda *_: nullcontext(lambda: None))
 
     def create(self, access: Any, topics: tuple[str, ...], partitions: int) -> list[str]:
         self.created += topics
