@@ -70,10 +70,12 @@ def run(
     identity = resume.identity_of(config, artifact)
     if savepoint:
         resume.check_savepoint(savepoint, identity, narrate)
+    rest = _check_cluster(config, is_embedded)
+    if rest and not (savepoint or state or fresh):
+        resume.refuse_to_start_empty(rest, config.name)
     with claim.claimed(config, narrate) as keep:
-        rest = _check_cluster(config, is_embedded)
-        if rest and not (savepoint or state or fresh):
-            resume.refuse_to_start_empty(rest, config.name)
+        # Once more: before the name was held, another command may have started the job.
+        _check_cluster(config, is_embedded)
         if state:
             config = start_at(config, artifact, state)
             narrate(f"starting from the state in {state}, at {config.input.start}")
