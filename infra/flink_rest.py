@@ -22,6 +22,8 @@ _TIMEOUT_S = 10.0
 _POLL_S = 0.1
 # Frames are indented, by a tab in Java and by blanks in Python; the errors are not.
 _CAUSE = re.compile(r"^(?:Caused by: )?([A-Za-z_][\w.$]*(?:Error|Exception|Exit)\b.*)", re.M)
+#: A job that failed within the last minute may be about to fail again.
+RECENT_FAILURE_MS = 60_000
 #: States that a job does not leave by itself.
 FINAL_STATES = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})
 
@@ -53,6 +55,35 @@ class JobDetail:
         return self.job.state == "RUNNING" and set(states) == {"RUNNING"}
 
 
+@dataclass(frozen=True, slots=True)
+class JobHealth:
+    """How a job is doing, as of `now_ms`; times are epoch milliseconds by Flink's clock."""
+
+    job: Job
+    now_ms: int
+    started_ms: int
+    #: Restarts after failures, since the job started.
+    restarts: int
+    checkpoints_failed: int
+    #: When the newest checkpoint was complete; `None` before the first.
+    last_checkpoint_ms: int | None
+    #: The newest failure; `None` if there was none.
+    last_failure_ms: int | None
+    last_failure: str | None
+
+    @property
+    def is_healthy(self) -> bool:
+        """Return whether the job runs, or has ended as asked, without a failure just now.
+
+        Between two restarts a job is RUNNING for seconds, so a recent failure counts too.
+        """
+        if self.job.state in ("FINISHED", "CANCELED"):
+            return True
+        failed_ms = self.last_failure_ms
+        is_recent = failed_ms is not None and self.now_ms - failed_ms < RECENT_FAILURE_MS
+        return self.job.state == "RUNNING" and not is_recent
+
+
 class FlinkRest:
     """Asks one Flink cluster; every call raises `FlinkRestError` when it gets no good answer."""
 
@@ -64,6 +95,10 @@ class FlinkRest:
         """Return slots, TaskManagers and job counts of the cluster."""
         answer: dict[str, Any] = self._get("/overview")
         return answer
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the JobManager."""
+        return {each["key"]: each["value"] for each in self._get("/jobmanager/config")}
 
     def task_managers(self) -> list[dict[str, Any]]:
         """Return the registered TaskManagers."""
@@ -89,6 +124,35 @@ class FlinkRest:
             exceptions=tuple(
                 root_cause(entry["stacktrace"]) for entry in failures.get("entries", ())
             ),
+        )
+
+    def health(self) -> list[JobHealth]:
+        """Return how each job is doing that lives; also the newest of a name, if it has ended."""
+        newest: set[str] = set()
+        answer = []
+        for job in self.jobs():
+            if job.state not in FINAL_STATES or job.name not in newest:
+                answer.append(self._health_of(job))
+            newest.add(job.name)
+        return answer
+
+    def _health_of(self, job: Job) -> JobHealth:
+        path = f"/jobs/{job.job_id}"
+        detail = self._get(path)
+        history = self._get(f"{path}/exceptions").get("exceptionHistory", {})
+        failure = next(iter(history.get("entries", ())), None)
+        checkpoints = self.checkpoints(job.job_id)
+        completed = (checkpoints.get("latest") or {}).get("completed")
+        restarts = self._get(f"{path}/metrics?get=numRestarts")
+        return JobHealth(
+            job=Job(job.job_id, job.name, detail["state"]),
+            now_ms=detail["now"],
+            started_ms=detail["start-time"],
+            restarts=int(float(restarts[0]["value"])) if restarts else 0,
+            checkpoints_failed=checkpoints["counts"]["failed"],
+            last_checkpoint_ms=completed["latest_ack_timestamp"] if completed else None,
+            last_failure_ms=failure["timestamp"] if failure else None,
+            last_failure=root_cause(failure["stacktrace"]) if failure else None,
         )
 
     def checkpoints(self, job_id: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ their section: `alerts.cooldown_s` is `config.alerts.policy.cooldown_s`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from streamgauge.models.scoring.policy import (
     ScoringPolicy,
     ShardPolicy,
 )
+from streamgauge.pipeline.overrides import did_you_mean
 from streamgauge.pipeline.yaml_values import YamlValues
 
 #: Field of a section whose settings stand among the other keys of the section.
@@ -275,7 +275,7 @@ def load(path: Path | str, overrides: typing.Sequence[str] = ()) -> Config:
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config: {path} must be YAML; {error}") from None
     for setting in overrides:
-        data.override(setting)
+        data.override(setting, Config, _keys)
     config = from_dict(data.typed(Config, _keys), where=str(path))
     home = path.resolve().parent
     kafka = config.kafka
@@ -367,9 +367,7 @@ def _refuse_unknown(data: Any, into: type, where: str, at: str) -> None:
     hints = _keys(into)
     for key, value in data.items():
         if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, 1)
-            meant = f"; did you mean {close[0]!r}?" if close else f"; known are {sorted(hints)}"
-            raise ConfigError(f"{where}: {at}{key}: unknown key{meant}")
+            raise ConfigError(f"{where}: {at}{key}: unknown key{did_you_mean(str(key), hints)}")
         if dataclasses.is_dataclass(hints[key]):
             _refuse_unknown(value, hints[key], where, at=f"{at}{key}.")
         elif hints[key] == dict[str, str] and isinstance(value, dict):

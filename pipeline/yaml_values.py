@@ -8,17 +8,12 @@ gets the characters that were written, quoted or not.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
 from streamgauge.models.errors import ConfigError
-
-#: Maps whose keys may hold dots, as the names of librdkafka properties do.
-MAPS = ("kafka.settings",)
-#: Values of a section type by key, and their types; a nested section is a type with keys again.
-KeysOf = Callable[[type], Mapping[str, Any]]
+from streamgauge.pipeline.overrides import KeysOf, path_of
 
 _INTEGER, _FLOAT, _TIME = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
 
@@ -58,25 +53,27 @@ class YamlValues:
         if not isinstance(self._values, dict):
             raise ConfigError(f"{where} must hold sections; got {type(self._values).__name__}")
 
-    def override(self, setting: str) -> None:
+    def override(self, setting: str, section: type, keys_of: KeysOf) -> None:
         """Apply `section.key=value`; the value is read as YAML.
 
         Raises:
-            ConfigError: it has another form.
+            ConfigError: it has another form, or `section` has no such key.
         """
         name, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set: must be section.key=value; got {setting!r}")
-        *sections, key = _parts(name)
+        *sections, key = path_of(name, section, keys_of)
         try:
             new = _read(value)
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(f"--set: {name}: must be a YAML value; got {value!r}") from None
+        except (yaml.YAMLError, ValueError):  # its text repeats the value, which may be a secret
+            raise ConfigError(
+                f"--set: {name}: the value must be YAML, with matching quotes"
+            ) from None
         for data, leaf in zip((self._values, self._texts), new, strict=True):
-            for section in sections:
-                data = data.setdefault(section, {})
+            for each in sections:
+                data = data.setdefault(each, {})
                 if not isinstance(data, dict):
-                    raise ConfigError(f"--set: {section!r} in {name!r} is not a section")
+                    raise ConfigError(f"--set: {each!r} in {name!r} is not a section")
             data[key] = leaf
 
     def typed(self, section: type, keys_of: KeysOf) -> dict[str, Any]:
@@ -88,13 +85,6 @@ class YamlValues:
 def _read(text: str) -> tuple[Any, Any]:
     """The values of a YAML text, and the same with each single value as it was written."""
     return _Loader(text).get_single_data(), yaml.BaseLoader(text).get_single_data()
-
-
-def _parts(name: str) -> list[str]:
-    for map_name in MAPS:
-        if name.startswith(f"{map_name}."):
-            return [*map_name.split("."), name.removeprefix(f"{map_name}.")]
-    return name.split(".")
 
 
 def _typed(values: Any, texts: Any, kind: Any, keys_of: KeysOf) -> Any:

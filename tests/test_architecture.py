@@ -47,8 +47,9 @@ RULES = {
     """,
     "pipeline": """
         console:
-        yaml_values:
-        config: yaml_values models.alerts models.events models.scoring
+        overrides:
+        yaml_values: overrides
+        config: overrides yaml_values models.alerts models.events models.scoring
         report: console data models.alerts models.blocks
         graph: config models.* transforms.*
         jobs: config console graph models.* transforms.* infra.errors infra.flink_rest infra.local

@@ -1,15 +1,21 @@
-"""The commands `up`, `status` and `down`: the local cluster."""
+"""The commands `up`, `status` and `down`: the local cluster, and the jobs on it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamgauge.pipeline.cli.options import FolderOption, cluster_folder
 from streamgauge.pipeline.console.progress import to_stderr
+
+if TYPE_CHECKING:
+    from streamgauge.infra.flink_rest import JobHealth
+
+EXIT_UNHEALTHY = 1
+REST_TIMEOUT_S = 2.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,17 +69,72 @@ def status(
     *,
     folder: FolderOption = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per process.")
+        bool, typer.Option("--json", help="Print one JSON object per process and per job.")
     ] = False,
 ) -> None:
-    """Show the health of each process of the local cluster."""
-    from streamgauge.infra.local import cluster
+    """Show the health of each process of the local cluster, and of each job.
 
-    for part in cluster.status(folder or cluster_folder()):
+    The exit code is 1 if a process is not healthy, or if a job has failed or restarts.
+    """
+    from streamgauge.infra.errors import FlinkRestError
+    from streamgauge.infra.flink_rest import FlinkRest
+    from streamgauge.infra.local import cluster
+    from streamgauge.infra.local.info import ClusterInfo
+
+    directory = folder or cluster_folder()
+    parts = cluster.status(directory)
+    for part in parts:
         if as_json:
             print(json.dumps(asdict(part), default=str))
         else:
             print(f"{part.name:<16} {part.state:<10} {part.pid or '-':<8} {part.log}")
+    try:
+        rest = FlinkRest(ClusterInfo.load(directory).flink_rest_url, REST_TIMEOUT_S)
+        jobs = rest.health()
+    except FlinkRestError as error:
+        to_stderr(f"jobs: {error}")
+        raise typer.Exit(EXIT_UNHEALTHY) from None
+    for job in jobs:
+        print(json.dumps(job_record(job)) if as_json else job_line(job))
+    if not jobs and not as_json:
+        print("no job")
+    if any(part.state != "healthy" for part in parts) or not all(job.is_healthy for job in jobs):
+        raise typer.Exit(EXIT_UNHEALTHY)
+
+
+def job_record(job: JobHealth) -> dict[str, Any]:
+    """A job as `status --json` prints it; ages are in seconds."""
+
+    def age_s(moment_ms: int | None) -> float | None:
+        return None if moment_ms is None else (job.now_ms - moment_ms) / 1000
+
+    return {
+        "job": job.job.name,
+        "job_id": job.job.job_id,
+        "state": job.job.state,
+        "healthy": job.is_healthy,
+        "age_s": age_s(job.started_ms),
+        "restarts": job.restarts,
+        "checkpoint_age_s": age_s(job.last_checkpoint_ms),
+        "checkpoints_failed": job.checkpoints_failed,
+        "failure_age_s": age_s(job.last_failure_ms),
+        "failure": job.last_failure,
+    }
+
+
+def job_line(job: JobHealth) -> str:
+    """A job as `status` prints it."""
+    record = job_record(job)
+    checkpoint = record["checkpoint_age_s"]
+    line = (
+        f"{job.job.name:<16} {job.job.state:<10} for {record['age_s']:,.0f} s, "
+        f"restarts: {job.restarts}, "
+        f"last checkpoint: {'none' if checkpoint is None else f'{checkpoint:,.0f} s ago'}, "
+        f"failed checkpoints: {job.checkpoints_failed}"
+    )
+    if job.is_healthy or job.last_failure is None:
+        return line
+    return f"{line}\n  failed {record['failure_age_s']:,.0f} s ago: {job.last_failure}"
 
 
 def down(

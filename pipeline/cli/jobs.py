@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from streamgauge.pipeline.cli.options import (
+    BEHIND_DASHES,
     PROGRAM,
     ConfigOption,
     SetOption,
@@ -18,11 +19,14 @@ from streamgauge.pipeline.cli.options import (
 )
 from streamgauge.pipeline.console.progress import to_stderr
 
+#: Long enough for workers to start and for the first checkpoint at the default interval.
+WATCH_S = 20.0
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        context_settings={**BEHIND_DASHES},
         epilog="Example: streamgauge run --config job.yaml --set flink.parallelism=4",
     )(run)
     app.command(
@@ -40,16 +44,28 @@ def run(
         bool, typer.Option("--embedded", help="Run Flink inside the job server, without a cluster.")
     ] = False,
     savepoint: Annotated[
-        str | None, typer.Option(help="Start from the state of this savepoint.")
+        str | None, typer.Option(help="Start from the state of this savepoint or checkpoint.")
     ] = None,
     state: StateOption = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Start without state, although an earlier job has left some."),
+    ] = False,
 ) -> None:
-    """Submit the live job to Flink; unknown options are passed on to Beam."""
+    """Submit the live job to Flink; options for Beam may follow after --."""
     # Errors in arguments are reported before Beam is loaded, which takes seconds.
     loaded, extra = load(config, overrides), beam_arguments(context.args)
     from streamgauge.pipeline.jobs.run import run as submit
 
-    job_id = submit(loaded, is_embedded=embedded, savepoint=savepoint, state=state, beam_args=extra)
+    job_id = submit(
+        loaded,
+        is_embedded=embedded,
+        savepoint=savepoint,
+        state=state,
+        fresh=fresh,
+        beam_args=extra,
+        watch_s=WATCH_S,
+    )
     if job_id is not None:
         print(job_id)
 

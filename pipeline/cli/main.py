@@ -1,7 +1,7 @@
 """The command line: `streamgauge COMMAND`. Data goes to stdout, progress to stderr.
 
-Exit codes: 0 success, 1 an audit found scores that are not exact, 2 an error that the operator
-can fix (one line names it), 130 interrupted.
+Exit codes: 0 success, 1 an audit found scores that are not exact, or `status` a part or job that
+is not healthy, 2 an error that the operator can fix (one line names it), 130 interrupted.
 The commands import large libraries when they run, so that `--help` answers at once.
 """
 
@@ -20,10 +20,11 @@ from typing import Annotated, Literal
 import typer
 
 from streamgauge import __version__
-from streamgauge.models.errors import StreamgaugeError
+from streamgauge.models.errors import ConfigError, StreamgaugeError
 from streamgauge.pipeline.cli import cluster, jobs, training
 from streamgauge.pipeline.cli.deploy import deploy_app
 from streamgauge.pipeline.cli.options import (
+    BEHIND_DASHES,
     PROGRAM,
     AnyConfigOption,
     Commands,
@@ -192,7 +193,7 @@ def produce(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    context_settings={**BEHIND_DASHES},
     epilog="Example: streamgauge backtest -c job.yaml --from 2024-01-17T00:00:00Z --to latest",
 )
 def backtest(
@@ -215,8 +216,13 @@ def backtest(
     ] = False,
     overrides: SetOption = None,
 ) -> None:
-    """Replay a range of the input through the live graph, into files; prints a summary."""
+    """Replay a range of the input through the live graph, into files; prints a summary.
+
+    With --runner flink, options for Beam may follow after --.
+    """
     loaded, extra = load(config, overrides), beam_arguments(context.args)
+    if extra and runner != "flink":
+        raise ConfigError(f"--runner: must be flink for options for Beam; got {runner!r}")
     from streamgauge.pipeline.replay.backtest import backtest as replay
 
     _, summary = replay(

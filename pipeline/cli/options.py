@@ -102,10 +102,22 @@ def load(path: Path, overrides: list[str] | None) -> Config:
     return configs.load(path, tuple(overrides or ()))
 
 
+#: Settings of commands that take options for Beam, behind `--`.
+BEHIND_DASHES = {"allow_extra_args": True}
+
+
 def beam_arguments(extra: list[str]) -> list[str]:
-    """The options for Beam; an argument without -- is refused, as it is probably a mistake."""
+    """The options for Beam, which stood behind `--`.
+
+    Raises:
+        ConfigError: there is a stray word, or an option that neither Beam nor Flink knows.
+    """
     if extra and not extra[0].startswith("--"):
         raise ConfigError(f"arguments for Beam must start with --; got {extra[0]!r}")
+    if extra:
+        from streamgauge.pipeline.cli.beam_arguments import check
+
+        check(extra)
     return extra
 
 

@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from streamgauge.infra.errors import FlinkRestError
 from streamgauge.infra.flink_rest import FlinkRest
 from streamgauge.infra.local.embedded import embedded
 from streamgauge.models.artifacts.artifact import Artifact
@@ -18,7 +19,7 @@ from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline import graph
 from streamgauge.pipeline.config import Config
 from streamgauge.pipeline.console.progress import Narrate, to_stderr
-from streamgauge.pipeline.jobs import broker, exported_state, preflight
+from streamgauge.pipeline.jobs import broker, claim, exported_state, preflight, resume
 from streamgauge.pipeline.jobs.flink_options import beam_options
 
 START_S_MAX = 120.0
@@ -38,7 +39,9 @@ def run(
     is_embedded: bool = False,
     savepoint: str | None = None,
     state: str | None = None,
+    fresh: bool = False,
     beam_args: Sequence[str] = (),
+    watch_s: float = 0.0,
     narrate: Narrate = to_stderr,
 ) -> str | None:
     """Check everything, then submit the live job.
@@ -46,10 +49,12 @@ def run(
     Args:
         config: checked configuration.
         is_embedded: run Flink inside the JVM of the job server, until the job is interrupted.
-        savepoint: path of the savepoint to start from.
+        savepoint: path of the savepoint or checkpoint to start from.
         state: folder of exported state to start from; the job reads the log from where the
             state ends.
+        fresh: start without state, although an earlier job of this name has left some.
         beam_args: further Beam options, passed on unchanged.
+        watch_s: how long to watch the job until its first checkpoint, seconds.
         narrate: receives the lines of progress.
 
     Returns:
@@ -61,29 +66,43 @@ def run(
     artifact = preflight.load_artifact(config)
     preflight.check_state_folder(config)
     partitions = preflight.check_input(config, artifact, narrate)
-    _check_start(savepoint, state)
-    if state:
-        config = start_at(config, artifact, state)
-        narrate(f"starting from the state in {state}, at {config.input.start}")
+    _check_start(savepoint, state, fresh)
+    identity = resume.identity_of(config, artifact)
+    if savepoint:
+        resume.check_savepoint(savepoint, identity, narrate)
+    rest = _check_cluster(config, is_embedded)
+    if rest and not (savepoint or state or fresh):
+        resume.refuse_to_start_empty(rest, config.name)
+    with claim.claimed(config, narrate) as keep:
+        # Once more: before the name was held, another command may have started the job.
+        _check_cluster(config, is_embedded)
+        if state:
+            config = start_at(config, artifact, state)
+            narrate(f"starting from the state in {state}, at {config.input.start}")
 
-    def submit(job_endpoint: str, worker_endpoint: str) -> PipelineResult:
-        options = beam_options(
-            config, job_endpoint, worker_endpoint, savepoint=savepoint, beam_args=beam_args
-        )
-        pipeline = _pipeline(config, artifact, options, start_from=state)
-        # Last, so that a job that cannot start leaves no topic on the broker.
-        for topic in preflight.ensure_output_topics(config, partitions):
-            narrate(f"created topic {topic}")
-        narrate(
-            f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
-            f"model {artifact.digest[:12]}"
-        )
-        return pipeline.run()
+        def submit(job_endpoint: str, worker_endpoint: str) -> PipelineResult:
+            options = beam_options(
+                config, job_endpoint, worker_endpoint, savepoint=savepoint, beam_args=beam_args
+            )
+            pipeline = _pipeline(config, artifact, options, start_from=state)
+            # Last, so that a job that cannot start leaves no topic on the broker.
+            for topic in preflight.ensure_output_topics(config, partitions):
+                narrate(f"created topic {topic}")
+            narrate(
+                f"{config.input.topic}: {partitions} partitions, {artifact.schema.size} features, "
+                f"model {artifact.digest[:12]}"
+            )
+            return pipeline.run()
 
-    if is_embedded:
-        _run_embedded(submit, narrate)
-        return None
-    return _run_on_cluster(config, submit, narrate)
+        if is_embedded:
+            _run_embedded(submit, narrate, keep)
+            return None
+        assert rest is not None
+        job_id = _run_on_cluster(rest, config, submit)
+    resume.record_start(rest, job_id, resume.JobRecord(config.name, identity), narrate)
+    narrate(f"running as {job_id}; see {config.flink.rest_url}")
+    _watch(rest, config.name, job_id, watch_s=watch_s)
+    return job_id
 
 
 def stop(
@@ -117,6 +136,7 @@ def stop(
         narrate(f"cancelled {config.name} ({job_id})")
         return None
     path = rest.stop_with_savepoint(job_id, savepoint_dir)
+    resume.record_stop(rest, job_id, path, narrate)
     narrate(f"stopped {config.name} ({job_id})")
     return path
 
@@ -133,23 +153,19 @@ def start_at(config: Config, artifact: Artifact, state: str) -> Config:
     return dataclasses.replace(config, input=dataclasses.replace(config.input, start=start))
 
 
-def _run_embedded(submit: Submit, narrate: Narrate) -> None:
+def _run_embedded(submit: Submit, narrate: Narrate, keep: claim.Keep) -> None:
     """Start Flink in this machine's job server, submit the job, and stay until it ends."""
     with embedded(EMBEDDED_FOLDER, narrate) as local:
         result = submit(local.job_endpoint, local.worker_endpoint)
         narrate("running until interrupted")
-        _wait(result)
+        _wait(result, keep)
 
 
-def _run_on_cluster(config: Config, submit: Submit, narrate: Narrate) -> str:
+def _run_on_cluster(rest: FlinkRest, config: Config, submit: Submit) -> str:
     """Submit the job to the cluster of the configuration; returns its id once it runs."""
-    _check_cluster(config)
-    rest = FlinkRest(config.flink.rest_url)
     jobs_before = {job.job_id for job in rest.jobs()}
     result = submit(config.flink.job_endpoint, config.flink.worker_endpoint)
-    job_id = _await_running(rest, config, jobs_before, result=result)
-    narrate(f"running as {job_id}; see {config.flink.rest_url}")
-    return job_id
+    return _await_running(rest, config, jobs_before, result=result)
 
 
 def _pipeline(
@@ -170,12 +186,13 @@ def _pipeline(
     return pipeline
 
 
-def _wait(result: PipelineResult) -> None:
-    """Wait until this process is interrupted; an embedded job that ends before has failed.
+def _wait(result: PipelineResult, keep: claim.Keep) -> None:
+    """Keep the name until this process is interrupted; an embedded job that ends before has failed.
 
     `wait_until_finish` is not used: its threads end in a traceback when the job server does.
     """
     while not PipelineState.is_terminal(state := result.state):
+        keep()
         time.sleep(RESULT_POLL_S)
     raise ConfigError(
         f"flink: the embedded job must run until it is interrupted; it is {state}. "
@@ -183,23 +200,60 @@ def _wait(result: PipelineResult) -> None:
     )
 
 
-def _check_start(savepoint: str | None, state: str | None) -> None:
+def _check_start(savepoint: str | None, state: str | None, fresh: bool) -> None:
     """At most one state to start from; a local savepoint must exist."""
     if savepoint and state:
         raise ConfigError("--state: a savepoint contains state already; use only one of the two")
+    if fresh and (savepoint or state):
+        raise ConfigError("--fresh: starts without state; use it without --savepoint and --state")
     if savepoint and "://" not in savepoint and not Path(savepoint.removeprefix("file:")).exists():
         raise ConfigError(f"--savepoint: must be the path of a savepoint; nothing at {savepoint}")
 
 
-def _check_cluster(config: Config) -> None:
-    """The cluster must answer and run no job of this name: two would score every event twice."""
-    broker.connect_to(config.flink.job_endpoint, "flink.job_endpoint", "Beam's job server")
-    for job in FlinkRest(config.flink.rest_url).jobs():
+def _check_cluster(config: Config, is_embedded: bool) -> FlinkRest | None:
+    """The cluster must answer and run no job of this name: two would score every event twice.
+
+    An embedded run needs no cluster. If there is one, its jobs count too.
+
+    Returns:
+        The cluster; None for an embedded run without one.
+    """
+    if not is_embedded:
+        broker.connect_to(config.flink.job_endpoint, "flink.job_endpoint", "Beam's job server")
+    rest = FlinkRest(config.flink.rest_url)
+    try:
+        jobs = rest.jobs()
+    except FlinkRestError:
+        if is_embedded:
+            return None
+        raise
+    for job in jobs:
         if job.name == config.name and job.state in LIVE_STATES:
             raise ConfigError(
                 f"name: no job {config.name!r} may be running already; {job.job_id} is. "
                 "Stop it with `streamgauge stop`, or give this one another name"
             )
+    return rest
+
+
+def _watch(rest: FlinkRest, name: str, job_id: str, *, watch_s: float) -> None:
+    """Watch a job until its first checkpoint: a job that fails before it restarts for ever.
+
+    Raises:
+        ConfigError: the job failed; the cause is named.
+    """
+    deadline = time.monotonic() + watch_s
+    while time.monotonic() < deadline:
+        detail = rest.job(job_id)
+        if detail.exceptions:
+            raise ConfigError(
+                f"flink: job {name!r} must keep running; it is {detail.job.state} after a "
+                f"failure: {detail.exceptions[0]}. Flink starts it again and again until "
+                "`streamgauge stop --no-savepoint` ends it"
+            )
+        if rest.checkpoints(job_id)["counts"]["completed"]:
+            return
+        time.sleep(JOBS_POLL_S)
 
 
 def _await_running(

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from streamgauge.infra.errors import FlinkRestError
-from streamgauge.infra.flink_rest import FlinkRest, root_cause
+from streamgauge.infra.flink_rest import FlinkRest, Job, root_cause
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -163,3 +163,78 @@ def test_the_python_error_inside_a_java_trace_is_the_cause() -> None:
     )
 
     assert root_cause(trace) == "ModuleNotFoundError: No module named 'x'"
+
+
+def health_answers(
+    job: dict[str, object], failures: list[dict[str, object]], completed: object
+) -> dict[str, list[tuple[int, object]]]:
+    """The answers about one job, at the time 100,000 by Flink's clock."""
+    state = {"jid": "j", "name": "telemetry", "start-time": 1_000, **job}
+    return {
+        "GET /jobs/overview": [(200, {"jobs": [state]})],
+        "GET /jobs/j": [(200, {**state, "now": 100_000})],
+        "GET /jobs/j/exceptions": [(200, {"exceptionHistory": {"entries": failures}})],
+        "GET /jobs/j/checkpoints": [
+            (200, {"counts": {"failed": 2}, "latest": {"completed": completed}})
+        ],
+        "GET /jobs/j/metrics?get=numRestarts": [(200, [{"id": "numRestarts", "value": "3"}])],
+    }
+
+
+OLD, RECENT = (
+    {"timestamp": time_ms, "stacktrace": "java.lang.RuntimeException: x\nCaused by: a.BError: why"}
+    for time_ms in (30_000, 99_000)
+)
+
+
+def test_the_health_of_a_job_has_its_checkpoints_restarts_and_last_failure(
+    flink: ThreadingHTTPServer,
+) -> None:
+    completed = {"latest_ack_timestamp": 90_000}
+    Answers.scripts = health_answers({"state": "RUNNING"}, [RECENT, OLD], completed)
+    [health] = client(flink).health()
+    assert health.job == Job("j", "telemetry", "RUNNING")
+    assert (health.now_ms, health.started_ms, health.last_checkpoint_ms) == (100_000, 1_000, 90_000)
+    assert (health.restarts, health.checkpoints_failed) == (3, 2)
+    assert (health.last_failure_ms, health.last_failure) == (99_000, "a.BError: why")
+
+
+@pytest.mark.parametrize(
+    ("state", "failures", "is_healthy"),
+    [
+        ("RUNNING", [], True),
+        ("RUNNING", [OLD], True),
+        ("RUNNING", [RECENT], False),  # between two restarts
+        ("RESTARTING", [RECENT], False),
+        ("FAILED", [OLD], False),
+        ("FAILING", [], False),
+        ("CANCELED", [RECENT], True),
+        ("FINISHED", [], True),
+    ],
+)
+def test_a_job_that_restarts_or_has_failed_is_not_healthy(
+    flink: ThreadingHTTPServer, state: str, failures: list[dict[str, object]], is_healthy: bool
+) -> None:
+    Answers.scripts = health_answers({"state": state}, failures, None)
+    [health] = client(flink).health()
+    assert health.is_healthy is is_healthy
+    assert health.last_checkpoint_ms is None
+
+
+def test_of_jobs_that_have_ended_only_the_newest_of_a_name_has_a_health(
+    flink: ThreadingHTTPServer,
+) -> None:
+    Answers.scripts = health_answers({"state": "RUNNING", "start-time": 3}, [], None)
+    [(_, overview)] = Answers.scripts["GET /jobs/overview"]
+    assert isinstance(overview, dict)
+    overview["jobs"] += [
+        {"jid": "gone", "name": "telemetry", "state": "FAILED", "start-time": 2},
+        {"jid": "gone-too", "name": "telemetry", "state": "FAILED", "start-time": 1},
+    ]
+    assert [health.job.job_id for health in client(flink).health()] == ["j"]
+
+
+def test_the_settings_of_the_cluster_are_read(flink: ThreadingHTTPServer) -> None:
+    answer = [{"key": "state.checkpoints.dir", "value": "file:///checkpoints"}]
+    Answers.scripts = {"GET /jobmanager/config": [(200, answer)]}
+    assert client(flink).settings() == {"state.checkpoints.dir": "file:///checkpoints"}

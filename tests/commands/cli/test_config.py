@@ -214,5 +214,7 @@ def test_an_error_in_a_map_names_the_key(tmp_path, settings, text):
 def test_a_flag_that_is_no_yaml_is_refused(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("artifact: a\n")
-    with pytest.raises(ConfigError, match="--set: input.topic: must be a YAML value; got '\\['"):
+    with pytest.raises(
+        ConfigError, match="--set: input.topic: the value must be YAML, with matching quotes"
+    ):
         load(path, ["input.topic=["])

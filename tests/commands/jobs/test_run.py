@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +12,11 @@ import pytest
 from fixtures.artifacts import make_artifact
 from streamgauge.models.errors import ConfigError
 from streamgauge.pipeline.config import Config, from_dict
-from streamgauge.pipeline.jobs import preflight
+from streamgauge.pipeline.jobs import claim, preflight
 from streamgauge.pipeline.jobs import run as jobs
+
+#: Ports at which nothing answers.
+NOTHING_THERE = {"job_endpoint": "127.0.0.1:1", "rest_url": "http://127.0.0.1:1"}
 
 
 class Submitted(Exception):
@@ -27,6 +30,7 @@ class FakeBroker:
         self.created: list[str] = []
         monkeypatch.setattr(preflight, "create_missing_topics", self.create)
         monkeypatch.setattr(preflight, "check_input", lambda *_: 2)
+        monkeypatch.setattr(claim, "claimed", lambda *_: nullcontext(lambda: None))
 
     def create(self, access: Any, topics: tuple[str, ...], partitions: int) -> list[str]:
         self.created += topics
@@ -41,7 +45,13 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     artifact = make_artifact(tmp_path / "artifact", features=3)
-    return from_dict({"artifact": str(artifact), "state": {"folder": str(tmp_path / "state")}})
+    return from_dict(
+        {
+            "artifact": str(artifact),
+            "state": {"folder": str(tmp_path / "state")},
+            "flink": NOTHING_THERE,
+        }
+    )
 
 
 @pytest.fixture
@@ -79,16 +89,14 @@ def test_topics_are_created_once_everything_has_been_checked(
         ({"savepoint": "/nowhere"}, "--savepoint: must be the path of a savepoint"),
         ({"savepoint": "/", "state": "/"}, "--state: a savepoint contains state already"),
         ({"state": "/nowhere"}, "state: /nowhere must hold snapshots"),
+        ({"savepoint": "/", "fresh": True}, "--fresh: starts without state; use it without"),
+        ({"state": "/", "fresh": True}, "--fresh: starts without state; use it without"),
         ({"is_embedded": False}, "flink.job_endpoint: Beam's job server must answer"),
     ],
 )
 def test_a_job_that_cannot_start_creates_no_topic(
     broker: FakeBroker, config: Config, options: dict[str, Any], text: str
 ) -> None:
-    flink = {"job_endpoint": "127.0.0.1:1", "rest_url": "http://127.0.0.1:1"}
-    config = from_dict(
-        {"artifact": config.artifact, "state": {"folder": config.state.folder}, "flink": flink}
-    )
     with pytest.raises(ConfigError, match=text):
         _run(config, **options)
     assert broker.created == []
