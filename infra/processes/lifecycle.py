@@ -24,6 +24,8 @@ from streamgauge.infra.processes.process import (
 from streamgauge.infra.processes.slowness import slowness
 
 _STRAY_GRACE_S = 2.0
+#: Services whose port `streamgauge up` takes as an option, `--NAME-port`.
+CHOSEN = ("broker", "rest", "job", "workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,10 @@ def check_ports(todo: Iterable[Part], ports: Ports) -> None:
         for name in part.ports:
             port = getattr(ports, name)
             if not is_free(port):
+                choice = f", or choose another with --{name}-port" if name in CHOSEN else ""
                 raise PartError(
                     f"port {port} is taken and {part.name} needs it: stop the program that holds"
-                    f" it, or choose another with --port-{name}"
+                    f" it{choice}"
                 )
 
 

@@ -33,13 +33,13 @@ class BudgetSpec:
 class AlertPolicy:
     """When alerts are raised, repeated and closed; see `models.alerts.decision`."""
 
-    #: Alert messages per entity and day, on average; up to two days' worth at the start.
+    #: Alert messages per entity and day, on average; a new entity has credit for two days.
     per_entity_day: float = 1.0
     #: Shortest event time between two messages of an entity, seconds.
     cooldown_s: float = 3_600.0
     #: Stationary events after which a lasting change becomes the new normal; 0 = never.
     new_normal_after: int = 2_000
-    #: Alerts at least this rare (1 in N events) are critical, others are warnings.
+    #: An alert is critical if its highest score is at least this rare (1 in N events).
     critical_rarity_1_in_n: float = 1_000.0
 
     def __post_init__(self) -> None:

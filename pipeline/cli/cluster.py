@@ -18,6 +18,10 @@ EXIT_UNHEALTHY = 1
 REST_TIMEOUT_S = 2.0
 
 
+def _port(description: str) -> Any:
+    return typer.Option(help=description, min=1, max=65_535)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(epilog="Example: streamgauge up --task-managers 2")(up)
@@ -30,10 +34,18 @@ def up(
     folder: FolderOption = None,
     task_managers: Annotated[int, typer.Option(help="Number of Flink TaskManagers.", min=1)] = 1,
     slots: Annotated[int, typer.Option(help="Number of task slots per TaskManager.", min=1)] = 2,
-    broker_port: Annotated[int, typer.Option(help="Port of the Kafka broker.")] = 9092,
-    rest_port: Annotated[int, typer.Option(help="Port of Flink's REST API.")] = 8081,
-    job_port: Annotated[int, typer.Option(help="Port of Beam's job server.")] = 8099,
-    workers_port: Annotated[int, typer.Option(help="Port of the worker pool.")] = 50000,
+    broker_port: Annotated[
+        int, typer.Option(help="Port of the Kafka broker.", min=1, max=65_535)
+    ] = 9092,
+    rest_port: Annotated[
+        int, typer.Option(help="Port of Flink's REST API.", min=1, max=65_535)
+    ] = 8081,
+    job_port: Annotated[
+        int, typer.Option(help="Port of Beam's job server.", min=1, max=65_535)
+    ] = 8099,
+    workers_port: Annotated[
+        int, typer.Option(help="Port of the worker pool.", min=1, max=65_535)
+    ] = 50000,
     start_timeout: Annotated[
         float | None,
         typer.Option(

@@ -89,7 +89,9 @@ def main() -> None:
         )
         sys.exit(EXIT_OPERATOR_ERROR)
     except Exception as error:
-        if not isinstance(error, (StreamgaugeError, *_foreign_errors())):
+        # A file error that names its file is the operator's: a path given to the command.
+        is_file_error = isinstance(error, OSError) and error.filename is not None
+        if not isinstance(error, (StreamgaugeError, *_foreign_errors())) and not is_file_error:
             raise
         to_stderr(f"{PROGRAM}: {' '.join(str(error).split())}")
         sys.exit(EXIT_OPERATOR_ERROR)

@@ -81,7 +81,7 @@ def test_a_taken_port_is_named_with_its_part_and_its_option(tmp_path: Path) -> N
 
     assert str(caught.value) == (
         f"port {taken} is taken and broker needs it: stop the program that holds it, or choose"
-        " another with --port-broker"
+        " another with --broker-port"
     )
 
 

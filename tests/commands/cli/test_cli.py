@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import streamgauge
 from fixtures.artifacts import make_artifact
 from fixtures.deadlines import deadline
-from fixtures.paths import ROOT
+from fixtures.paths import ROOT, SOURCE
+from streamgauge.infra.processes.lifecycle import CHOSEN
 from streamgauge.pipeline.cli import main
 from streamgauge.pipeline.cli.main import app
 from streamgauge.pipeline.console import progress
@@ -367,3 +368,40 @@ def test_every_command_can_be_interrupted_though_sigint_was_ignored(tmp_path: Pa
         process.kill()
         process.wait()
     assert process.returncode == 130
+
+
+def test_the_ports_that_an_error_offers_to_choose_are_options_of_up() -> None:
+    help_text = CliRunner().invoke(app, ["up", "--help"]).stdout
+    assert all(f"--{name}-port" in help_text for name in CHOSEN)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo", "--out", "a-file"],
+        ["deploy", "patch-jar", "--out", "a-file/x.jar"],
+        ["up", "--dir", "a-file"],
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line_with_exit_code_2(
+    tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "a-file").touch()
+    ran = subprocess.run(
+        [sys.executable, "-m", "streamgauge", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=deadline(60),
+    )
+    assert ran.returncode == 2
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("streamgauge: ") and "a-file" in last, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_port_beyond_the_last_is_refused() -> None:
+    result = CliRunner().invoke(app, ["up", "--broker-port", "99999"])
+    assert result.exit_code == 2
+    assert "65535" in result.output
