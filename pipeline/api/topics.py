@@ -39,18 +39,6 @@ Settings = Mapping[str, Any]
 Start = str | datetime | None
 
 
-class _JsonScore(msgspec.Struct):
-    entity_id: str
-    event_time_us: int
-    partition: int
-    offset: int
-    row: int
-    score: float
-    rarity_1_in_n: float
-    verdict: str
-    confidence: float | None = None
-
-
 def read_alerts(
     bootstrap_servers: str,
     topic: str = ALERTS,
@@ -153,13 +141,13 @@ def _json_scores(messages: Sequence[Message]) -> pa.Table:
     rows = []
     for message in messages:
         try:
-            rows.append(msgspec.json.decode(message.value() or b"", type=_JsonScore))
+            rows.append(msgspec.json.decode(message.value() or b"", type=scores.JsonScore))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _not_scores(message, error) from error
     columns = {
         field.name: pa.array([getattr(row, field.name) for row in rows], field.type)
         for field in SCORE_SCHEMA
-        if field.name in _JsonScore.__struct_fields__
+        if field.name in scores.JsonScore.__struct_fields__
     }
     return _with_origin(pa.table(columns), messages)
 

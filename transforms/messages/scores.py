@@ -58,7 +58,9 @@ _UNKNOWN_VERDICT = 255
 _JSON = msgspec.json.Encoder()
 
 
-class _JsonScore(msgspec.Struct):
+class JsonScore(msgspec.Struct):
+    """The score of one event as JSON; fields of later versions are ignored."""
+
     entity_id: str
     event_time_us: int
     partition: int
@@ -67,6 +69,7 @@ class _JsonScore(msgspec.Struct):
     score: float
     rarity_1_in_n: float
     verdict: str
+    confidence: float | None = None
 
 
 def encode_scores(topic: str, digest: str, scored: ScoredBlock, form: str) -> Iterator[bytes]:
@@ -166,7 +169,7 @@ def decode_json_scores(values: Sequence[bytes]) -> tuple[pa.StringArray, npt.NDA
     rows, names = np.empty(len(values), SCORE_BITS), []
     for i, value in enumerate(values):
         try:
-            score = msgspec.json.decode(value, type=_JsonScore)
+            score = msgspec.json.decode(value, type=JsonScore)
         except msgspec.MsgspecError as error:
             raise ValueError(str(error), i) from error
         names.append(score.entity_id)
